@@ -1,0 +1,39 @@
+# Every target does its own set-up, from a machine with Python 3.11 and a package registry.
+# The virtual environment is made anew when pyproject.toml or constraints.txt changes.
+PYTHON ?= python3.11
+VENV ?= .venv
+BIN := $(abspath $(VENV))/bin
+export LLMREC_HOME ?= $(abspath .llmrec)
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-unit lint fix clean
+
+help:  ## Lists the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[cpu,export,minilm,ranker,dev]"
+	touch $@
+
+demo: $(VENV)/.installed  ## Export, apply, materialize, train and rank on the shipped sample: the main job
+	PATH="$(BIN):$$PATH" examples/ranker/demo.sh
+
+test: lint  ## All tests, from unit tests to Feast in processes of its own
+	$(BIN)/python -m pytest
+
+test-unit: $(VENV)/.installed  ## The tests that do not start Feast
+	$(BIN)/python -m pytest tests/unit
+
+lint: $(VENV)/.installed  ## Formatting, lint, types and the direction of imports
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+fix: $(VENV)/.installed  ## Formats and mends what ruff can mend
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean:  ## Removes everything that was built, exported or computed
+	rm -rf $(VENV) .llmrec feature_repo/data

@@ -1,0 +1,20 @@
+"""LLM features for Feast: declare a feature once, get it in batch, on demand and in training.
+
+Importing this package is light; feast, torch, transformers and onnxruntime are loaded by the parts
+that need them.
+"""
+
+from llmrec_plugin.errors import LLMRecError
+from llmrec_plugin.hookspecs import hookimpl
+from llmrec_plugin.specs import EmbeddingFeature, EncoderModel, HistoryEmbeddingFeature, SimilarityFeature
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "EmbeddingFeature",
+    "EncoderModel",
+    "HistoryEmbeddingFeature",
+    "LLMRecError",
+    "SimilarityFeature",
+    "hookimpl",
+]

@@ -1,0 +1,273 @@
+"""Exported models on disk: a folder with a graph, a tokenizer, golden vectors and a manifest.
+
+    <artifact folder>/<model name>/<first 16 digits of the id>/manifest.json
+                                                              /model.onnx  tokenizer.json  golden.npy
+    <artifact folder>/<model name>/current        the id that newly published features use
+
+The **artifact id** is a hash over the content that makes the numbers, so the same weights exported twice
+have one id and a changed weight has another. A view keeps using the id it was published with; exporting
+a new model changes only what is published next.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any, Literal
+
+from llmrec_plugin.errors import ArtifactCorruptError, ArtifactMismatchError, ArtifactNotFoundError
+from llmrec_plugin.specs import Pooling, TextFeature, digest
+
+MANIFEST = "manifest.json"
+GRAPH = "model.onnx"
+TOKENIZER = "tokenizer.json"
+GOLDEN = "golden.npy"
+FORMAT = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """What an exported encoder is, and the proof that it equals its PyTorch original.
+
+    Attributes:
+        model: Name of the model.
+        source: Where the weights came from: the declaration's source and the SHA-256 of the weights.
+        pooling: Pooling inside the graph.
+        normalize: Whether the graph's output has unit L2 norm.
+        dims: Length of the output vector.
+        max_tokens: Longest input in tokens, special tokens included.
+        padding_side: Side on which a batch is padded.
+        pad_token_id: Token id used for padding.
+        inputs: Names of the graph's inputs, of ``input_ids``, ``attention_mask``, ``token_type_ids``
+            and ``position_ids``, each (batch, length) int64.
+        output: Name of the graph's output, (batch, dims) float32.
+        precision: Number type of the weights, e.g. ``fp32``.
+        files: SHA-256 of every file, by its name in the folder.
+        golden_texts: Texts whose reference vectors are in ``golden.npy``, (len, dims) float32, computed
+            by PyTorch; checked whenever the artifact is loaded.
+        versions: Versions of the packages that exported it.
+        parity: The record of the comparison with PyTorch.
+    """
+
+    model: str
+    source: dict[str, str]
+    pooling: Pooling
+    normalize: bool
+    dims: int
+    max_tokens: int
+    padding_side: Literal["right", "left"]
+    pad_token_id: int
+    inputs: tuple[str, ...]
+    output: str
+    precision: str
+    files: dict[str, str]
+    golden_texts: tuple[str, ...]
+    versions: dict[str, str] = field(default_factory=dict)
+    parity: dict[str, Any] = field(default_factory=dict)
+    format: int = FORMAT
+
+    @property
+    def artifact_id(self) -> str:
+        """64 hex digits over graph, tokenizer and the settings that make the numbers."""
+        numeric_files = {name: sha for name, sha in self.files.items() if name != GOLDEN}
+        return digest(
+            [
+                self.format,
+                numeric_files,
+                self.pooling,
+                self.normalize,
+                self.dims,
+                self.max_tokens,
+                self.padding_side,
+                self.pad_token_id,
+                self.output,
+                self.precision,
+            ]
+        )
+
+    def to_json(self) -> str:
+        return json.dumps({**asdict(self), "artifact_id": self.artifact_id}, indent=2, ensure_ascii=False) + "\n"
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """An exported model in a folder."""
+
+    folder: Path
+    manifest: Manifest
+
+    @property
+    def id(self) -> str:
+        return self.manifest.artifact_id
+
+    def path(self, name: str) -> Path:
+        return self.folder / name
+
+    def verify(self) -> None:
+        """Compares every file with its hash in the manifest.
+
+        Raises:
+            ArtifactCorruptError: A file is missing or differs.
+        """
+        for name, expected in self.manifest.files.items():
+            path = self.folder / name
+            actual = sha256_file(path) if path.is_file() else "no such file"
+            if actual != expected:
+                raise ArtifactCorruptError(
+                    f"{path} of model {self.manifest.model!r}: expected sha256 {expected}, got {actual}. "
+                    f"The file is damaged or was replaced; run `llmrec export {self.manifest.model}` again."
+                )
+
+    def check_fits(self, feature: TextFeature) -> None:
+        """Checks that this model can compute `feature` as it is declared.
+
+        Raises:
+            ArtifactMismatchError: Pooling, normalization, dims or length contradict the declaration.
+        """
+        model = self.manifest
+
+        def refuse(field_name: str, declared: object, actual: object, remedy: str) -> None:
+            raise ArtifactMismatchError(
+                f"Feature {feature.name!r} declares {field_name}={declared!r}, but model {model.model!r} "
+                f"(artifact {self.id[:16]}) was exported with {actual!r}. {remedy}"
+            )
+
+        if feature.pooling != model.pooling:
+            refuse(
+                "pooling",
+                feature.pooling,
+                model.pooling,
+                "Correct the declaration or export the model with that pooling.",
+            )
+        if model.normalize and not feature.normalize:
+            refuse("normalize", False, True, "Declare normalize=True, or export the model without normalization.")
+        if feature.max_tokens > model.max_tokens:
+            refuse("max_tokens", feature.max_tokens, model.max_tokens, f"Declare at most {model.max_tokens}.")
+        if feature.reduction is None and feature.dims != model.dims:
+            refuse("dims", feature.dims, model.dims, f"Declare dims={model.dims}, or reduction='prefix' to keep fewer.")
+        if feature.reduction is not None and feature.dims >= model.dims:
+            refuse("dims", feature.dims, model.dims, f"A reduction must keep fewer than {model.dims} dims.")
+
+
+class ArtifactStore:
+    """The artifact folders of this machine, searched in order.
+
+    Args:
+        folders: Folders to search; new artifacts are written to the first.
+    """
+
+    def __init__(self, folders: Sequence[Path]) -> None:
+        self.folders = tuple(folders)
+
+    def current(self, model: str) -> Artifact:
+        """The artifact that newly published features of `model` use.
+
+        Raises:
+            ArtifactNotFoundError: The model was never exported into these folders.
+        """
+        for folder in self.folders:
+            pointer = folder / model / "current"
+            if pointer.is_file():
+                return self.get(model, pointer.read_text().strip())
+        raise ArtifactNotFoundError(
+            f"Model {model!r} is not exported: looked in {self._places()}. Run `llmrec export {model}`, "
+            "or set LLMREC_ARTIFACTS to the folder that holds it."
+        )
+
+    def get(self, model: str, artifact_id: str) -> Artifact:
+        """The artifact with exactly this id.
+
+        Raises:
+            ArtifactNotFoundError: No folder holds it.
+            ArtifactCorruptError: Its manifest cannot be read or has another id.
+        """
+        for folder in self.folders:
+            path = folder / model / artifact_id[:16]
+            if (path / MANIFEST).is_file():
+                artifact = read_artifact(path)
+                if artifact.id != artifact_id:
+                    raise ArtifactCorruptError(
+                        f"{path / MANIFEST}: expected artifact id {artifact_id}, got {artifact.id}. "
+                        f"The manifest was edited; run `llmrec export {model}` again."
+                    )
+                return artifact
+        raise ArtifactNotFoundError(
+            f"Artifact {artifact_id[:16]} of model {model!r} is not on this machine: looked in {self._places()}. "
+            f"Copy the folder {model}/{artifact_id[:16]} there, set LLMREC_ARTIFACTS, or export and "
+            "`feast apply` again."
+        )
+
+    def add(self, folder: Path) -> Artifact:
+        """Moves a finished artifact folder into the store and makes it current.
+
+        Adding content that is already there replaces nothing but a damaged copy, so a process that
+        has the artifact open is not disturbed.
+        """
+        artifact = read_artifact(folder)
+        artifact.verify()
+        model_folder = self.folders[0] / artifact.manifest.model
+        target = model_folder / artifact.id[:16]
+        model_folder.mkdir(parents=True, exist_ok=True)
+        if not _is_sound(target):
+            shutil.rmtree(target, ignore_errors=True)
+            shutil.move(folder, target)
+        pointer = model_folder / "current"
+        temporary = pointer.with_suffix(f".{os.getpid()}")
+        temporary.write_text(artifact.id + "\n")
+        os.replace(temporary, pointer)
+        return read_artifact(target)
+
+    def __iter__(self) -> Iterator[Artifact]:
+        """Every artifact of every folder, by model name."""
+        for folder in self.folders:
+            for manifest in sorted(folder.glob(f"[!.]*/*/{MANIFEST}")):
+                yield read_artifact(manifest.parent)
+
+    def _places(self) -> str:
+        return ", ".join(map(str, self.folders))
+
+
+def _is_sound(folder: Path) -> bool:
+    try:
+        read_artifact(folder).verify()
+    except ArtifactCorruptError:
+        return False
+    return True
+
+
+def read_artifact(folder: Path) -> Artifact:
+    """The artifact in `folder`; its files are not read, see `Artifact.verify`.
+
+    Raises:
+        ArtifactCorruptError: The manifest is missing, malformed, of another format, or names a file
+            outside the folder.
+    """
+    path = folder / MANIFEST
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        if values.get("format") != FORMAT:
+            raise ValueError(f"expected format {FORMAT}, got {values.get('format')!r}")
+        known = {item.name for item in fields(Manifest)}
+        values = {name: value for name, value in values.items() if name in known}
+        values["inputs"] = tuple(values["inputs"])
+        values["golden_texts"] = tuple(values["golden_texts"])
+        manifest = Manifest(**values)
+        if not isinstance(manifest.files, dict):
+            raise ValueError(f"files must map names to hashes, got {type(manifest.files).__name__}")
+        outside = [name for name in manifest.files if Path(name).name != name]
+        if outside:
+            raise ValueError(f"file names must be plain, got {outside}")
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as exc:
+        raise ArtifactCorruptError(f"{path} is not a readable manifest: {exc}. Export the model again.") from exc
+    return Artifact(folder, manifest)
+
+
+def sha256_file(path: Path) -> str:
+    """The SHA-256 of a file's content, 64 hex digits."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

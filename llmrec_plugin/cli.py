@@ -1,0 +1,238 @@
+"""The command line: ``llmrec plugins | features | models | export | cache``.
+
+Errors of this package end with one line and exit code 1; wrong usage with exit code 2.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from llmrec_plugin import __version__
+from llmrec_plugin.artifacts import ArtifactStore
+from llmrec_plugin.errors import ArtifactNotFoundError, DeclarationError, LLMRecError
+from llmrec_plugin.manager import load_catalogue
+from llmrec_plugin.registry import Catalogue
+from llmrec_plugin.settings import load_settings
+from llmrec_plugin.specs import EncoderModel, Feature, SimilarityFeature, to_spec
+
+_as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
+
+
+class _Commands(click.Group):
+    """Prints our own errors as one line; anything else is a bug and keeps its traceback."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except LLMRecError as exc:
+            click.secho(f"{type(exc).__name__}: {exc}", fg="red", err=True)
+            ctx.exit(1)
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, package_name="llmrec-plugin")
+def main() -> None:
+    """LLM features for Feast: declare once, get batch, on-demand and training values."""
+
+
+@main.command()
+@_as_json
+def plugins(as_json: bool) -> None:
+    """Lists plugins: where they come from, what they declare, what is wrong with them.
+
+    Disable one without uninstalling it: LLMREC_DISABLE_PLUGINS=name,other llmrec plugins
+    """
+    catalogue = _catalogue()
+    rows = [
+        {
+            "plugin": plugin.plugin,
+            "package": f"{plugin.distribution} {plugin.version}",
+            "features": [name for name, item in catalogue.features.items() if item.provenance == plugin],
+            "models": [name for name, item in catalogue.models.items() if item.provenance == plugin],
+            "problems": [f"{item.hook}: {item.cause}" for item in catalogue.failures if item.provenance == plugin],
+        }
+        for plugin in dict.fromkeys(catalogue.plugins)
+    ]
+    if as_json:
+        _print_json({"plugins": rows, "disabled": list(catalogue.disabled)})
+    else:
+        _print_table(rows)
+        if catalogue.disabled:
+            click.echo(f"Disabled by LLMREC_DISABLE_PLUGINS: {', '.join(catalogue.disabled)}")
+    if catalogue.failures:
+        sys.exit(1)
+
+
+@main.command()
+@_as_json
+def features(as_json: bool) -> None:
+    """Lists the features that plugins declare, with their fingerprints where the model is exported."""
+    catalogue = _catalogue()
+    store = _store()
+    rows = []
+    for name, item in sorted(catalogue.features.items()):
+        spec = to_spec(item.declaration)
+        rows.append(
+            {
+                "feature": name,
+                "kind": spec.pop("kind"),
+                "plugin": item.provenance.plugin,
+                "fingerprint": _fingerprint(item.declaration, store)[:16],
+                **({"declaration": spec} if as_json else {}),
+            }
+        )
+    _print_json(rows) if as_json else _print_table(rows)
+
+
+@main.command()
+@_as_json
+def models(as_json: bool) -> None:
+    """Lists models: those that plugins declare and those that are exported here."""
+    catalogue, store = _catalogue(), _store()
+    exported: dict[str, list[str]] = {}
+    for artifact in store:
+        exported.setdefault(artifact.manifest.model, []).append(artifact.id[:16])
+    rows = []
+    for name in sorted({*catalogue.models, *exported}):
+        item = catalogue.models.get(name)
+        current = store.current(name).id[:16] if name in exported else ""
+        rows.append(
+            {
+                "model": name,
+                "plugin": item.provenance.plugin if item else "",
+                "source": item.declaration.source if item else store.current(name).manifest.source.get("source", ""),
+                "current artifact": current or f"none; run: llmrec export {name}",
+                "older": [artifact for artifact in exported.get(name, []) if artifact != current],
+            }
+        )
+    _print_json(rows) if as_json else _print_table(rows)
+
+
+@main.command()
+@click.argument("model")
+@click.option("--name", help="Name for a model given as a folder or hub id.  [default: the folder's name]")
+@click.option("--pooling", type=click.Choice(["mean", "cls", "last_token", "max"]))
+@click.option("--normalize/--no-normalize", default=None, help="Scale vectors to unit L2 norm.")
+@click.option("--max-tokens", type=click.IntRange(min=1), help="Longest input, special tokens included.")
+@click.option("--dims", type=click.IntRange(min=1), help="Length of the vector.")
+@click.option("--metric", type=click.Choice(["cosine", "dot", "euclidean"]))
+@click.option("--tolerance", type=float, help="Largest absolute difference to PyTorch that is accepted.")
+def export(model: str, name: str | None, **overrides: Any) -> None:
+    """Exports MODEL to ONNX, compares it with PyTorch, and makes it current.
+
+    MODEL is the name of a registered model, a recipe (.toml), a Hugging Face folder, or a hub id with its
+    full commit. A folder's own files tell pooling, normalization and lengths; what they do not tell must
+    be given by options.
+
+    \b
+    llmrec export all-minilm-l6-v2
+    llmrec export onnx_export/recipes/all-minilm-l6-v2.toml
+    llmrec export ./my-model --pooling cls --no-normalize --max-tokens 512 --metric dot
+    llmrec export intfloat/e5-small-v2@<40 hex digits>
+    """
+    from llmrec_plugin.export import export_model  # torch and optimum come in here
+
+    artifact = export_model(_resolve(model, name, overrides), _store(), report=click.echo)
+    click.secho(f"{artifact.manifest.model}: exported, parity passed, current is now {artifact.id[:16]}", fg="green")
+
+
+@main.group()
+def cache() -> None:
+    """Looks at the value cache."""
+
+
+@cache.command()
+@_as_json
+@click.option("--last", default=10, show_default=True, help="How many runs to list.")
+def stats(as_json: bool, last: int) -> None:
+    """Size of the cache, and what the last runs computed or found."""
+    from dataclasses import asdict
+
+    from llmrec_plugin.runtime.cache import VectorCache
+
+    settings = load_settings()
+    values = VectorCache(settings.cache_folder, settings.cache_max_bytes)
+    entries, size = values.size()
+    runs = [asdict(run) for run in values.runs()[-last:]]
+    if as_json:
+        _print_json(
+            {
+                "path": str(values.path),
+                "entries": entries,
+                "bytes": size,
+                "max_bytes": settings.cache_max_bytes,
+                "runs": runs,
+            }
+        )
+        return
+    click.echo(
+        f"{values.path}: {entries} vectors, {size / 2**20:.1f} MiB of {settings.cache_max_bytes / 2**20:.0f} MiB"
+    )
+    columns = ("feature", "mode", "rows", "empty", "invalid", "texts", "cached", "computed", "tokens")
+    _print_table([{**{name: run[name] for name in columns}, "seconds": f"{run['seconds']:.1f}"} for run in runs])
+
+
+def _catalogue() -> Catalogue:
+    return load_catalogue(load_settings().disabled_plugins)
+
+
+def _store() -> ArtifactStore:
+    return ArtifactStore(load_settings().artifact_folders)
+
+
+def _resolve(text: str, name: str | None, overrides: dict[str, Any]) -> EncoderModel:
+    """The model that the argument of ``llmrec export`` means."""
+    given = {key: value for key, value in overrides.items() if value is not None}
+    is_recipe = text.endswith(".toml")
+    if is_recipe or not (Path(text).is_dir() or "/" in text or "@" in text):
+        if given or name:
+            options = ["--" + key.replace("_", "-") for key in given] + ["--name"] * bool(name)
+            raise DeclarationError(
+                f"{text!r} is declared completely, so {', '.join(options)} would contradict it. Such options are for "
+                "folders and hub ids; give a folder as ./folder."
+            )
+        if not is_recipe:
+            return _catalogue().model(text)
+        from llmrec_plugin.export import load_recipe
+
+        return load_recipe(Path(text))
+    from llmrec_plugin.export import read_model
+
+    default = Path(text).resolve().name if Path(text).is_dir() else text.partition("@")[0].rpartition("/")[2]
+    return read_model(name or default, text, given)
+
+
+def _fingerprint(declaration: Feature, store: ArtifactStore) -> str:
+    if isinstance(declaration, SimilarityFeature):  # has no model of its own; publishing binds its sides
+        return ""
+    try:
+        return declaration.fingerprint(store.current(declaration.model).id)
+    except ArtifactNotFoundError:
+        return ""
+
+
+def _print_json(value: Any) -> None:
+    click.echo(json.dumps(value, indent=2, ensure_ascii=False, default=str))
+
+
+def _print_table(rows: Sequence[dict[str, Any]]) -> None:
+    if not rows:
+        click.echo("None.")
+        return
+    header = list(rows[0])
+    cells = [header] + [[_cell(row[name]) for name in header] for row in rows]
+    widths = [max(len(line[column]) for line in cells) for column in range(len(header))]
+    for line in cells:
+        click.echo("  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip())
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, Iterable) and not isinstance(value, str):
+        return ", ".join(map(str, value)) or "-"
+    return str(value) if value != "" else "-"

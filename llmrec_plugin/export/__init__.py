@@ -1,0 +1,15 @@
+"""Model export: PyTorch weights in, a checked ONNX artifact out.
+
+    declaration or recipe -> weights folder -> ONNX graph + tokenizer -> comparison with PyTorch -> artifact store
+
+Importing this package loads neither torch nor transformers; they come in when something is exported. Only
+this package needs them: serving runs on onnxruntime, tokenizers and numpy.
+"""
+
+from llmrec_plugin.errors import SourceError
+from llmrec_plugin.export.exporter import export_model
+from llmrec_plugin.export.parity import ParityRecord
+from llmrec_plugin.export.recipes import load_recipe
+from llmrec_plugin.export.statements import read_model
+
+__all__ = ["ParityRecord", "SourceError", "export_model", "load_recipe", "read_model"]

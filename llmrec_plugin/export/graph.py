@@ -1,0 +1,188 @@
+"""The ONNX graph: Optimum's export of the transformer, then pooling and normalization as graph nodes.
+
+With the pooling inside, whoever runs the graph gets finished vectors: one output ``embedding``,
+(batch, dims) float32. `llmrec_plugin.export.reference` holds the same formulas in PyTorch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from llmrec_plugin.artifacts import GRAPH
+from llmrec_plugin.errors import DeclarationError, SourceError
+from llmrec_plugin.export.toolchain import quiet, require
+from llmrec_plugin.specs import EncoderModel
+
+OUTPUT = "embedding"
+OPSET = 18
+"""Fixed, so that the same weights give the same graph; the first where all reductions take `axes` as an input."""
+
+INPUTS = ("input_ids", "attention_mask", "token_type_ids", "position_ids")
+MASKED_OUT = -1e9
+"""Stands in for padding under ``max``: below every activation, and finite even for a row that is all padding."""
+
+_WEIGHTS = f"{GRAPH}_data"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Graph:
+    """A finished graph on disk.
+
+    Attributes:
+        files: The graph and, above 2 GB, the file with its weights; all in one folder.
+        inputs: Names of its inputs, each (batch, length) int64.
+    """
+
+    files: tuple[Path, ...]
+    inputs: tuple[str, ...]
+
+
+def build_graph(model: EncoderModel, source: Path, scratch: Path, target: Path) -> Graph:
+    """Writes the graph of the weights in `source` into the folder `target`; equal weights give equal bytes.
+
+    Args:
+        model: Gives pooling, normalization and dims.
+        source: Folder with config.json and safetensors weights.
+        scratch: Folder for Optimum's own output.
+        target: Folder for the result.
+
+    Raises:
+        SourceError: Optimum cannot export this architecture.
+        DeclarationError: The graph takes other inputs or gives vectors of another length.
+    """
+    main_export = require("optimum.exporters.onnx", "optimum-onnx").main_export
+    onnx = require("onnx")
+    try:
+        with quiet():
+            main_export(
+                str(source),
+                output=scratch,
+                task="feature-extraction",
+                library_name="transformers",
+                opset=OPSET,
+                device="cpu",
+                dtype="fp32",
+                local_files_only=True,
+                trust_remote_code=False,
+                do_validation=False,  # it only warns; the parity gate compares and refuses
+            )
+    except (OSError, ValueError, KeyError, ImportError) as exc:
+        raise SourceError(
+            f"model {model.name!r}: Optimum cannot export the model in {source}: {exc} Only architectures that Optimum "
+            "knows can be exported; code that comes with a model is never run."
+        ) from exc
+    graph = onnx.load(scratch / GRAPH)
+    inputs = tuple(item.name for item in graph.graph.input)
+    if not {"input_ids", "attention_mask"} <= set(inputs) <= set(INPUTS):
+        raise DeclarationError(
+            f"model {model.name!r}: the graph takes {', '.join(inputs)}; supported are {', '.join(INPUTS)}."
+        )
+    add_pooling(graph, model)
+    _remove_labels(graph)
+    large = (scratch / _WEIGHTS).is_file()  # Optimum splits where one file would pass protobuf's 2 GB
+    onnx.save_model(graph, target / GRAPH, save_as_external_data=large, location=_WEIGHTS if large else None)
+    onnx.checker.check_model(str(target / GRAPH))
+    return Graph(files=tuple(sorted(target.glob(f"{GRAPH}*"))), inputs=inputs)
+
+
+def add_pooling(graph: Any, model: EncoderModel) -> None:
+    """Replaces the outputs of an ONNX model, in place, by ``embedding``.
+
+    Raises:
+        DeclarationError: There are no token vectors of the declared length to pool.
+    """
+    onnx = require("onnx")
+    tokens = next((item for item in graph.graph.output if item.name == "last_hidden_state"), None)
+    dims = tokens.type.tensor_type.shape.dim[-1].dim_value if tokens else 0
+    if tokens is None or dims not in (0, model.dims):  # 0: the exporter left the length open
+        raise DeclarationError(
+            f"model {model.name!r} declares dims={model.dims}, but its token vectors have {dims or 'no'} dims."
+        )
+    nodes = _Nodes()
+    pooled = _POOLINGS[model.pooling](nodes, "last_hidden_state", "attention_mask")
+    if model.normalize:
+        norm = nodes.add("ReduceL2", pooled, nodes.ints(1), keepdims=1)  # (batch, 1)
+        pooled = nodes.add("Div", pooled, nodes.add("Max", norm, nodes.float(1e-12)))
+    nodes.add("Identity", pooled, output=OUTPUT)
+    graph.graph.node.extend(nodes.nodes)
+    graph.graph.initializer.extend(nodes.constants)
+    del graph.graph.output[:]
+    shape = ["batch_size", model.dims]
+    graph.graph.output.append(onnx.helper.make_tensor_value_info(OUTPUT, onnx.TensorProto.FLOAT, shape))
+
+
+class _Nodes:
+    """Collects nodes and constants; every method gives the name of the value it made."""
+
+    def __init__(self) -> None:
+        self._onnx = require("onnx")
+        self.nodes: list[Any] = []
+        self.constants: list[Any] = []
+
+    def add(self, operator: str, *inputs: str, output: str | None = None, **attributes: Any) -> str:
+        name = f"pooling/{len(self.nodes)}_{operator}"
+        output = output or name
+        self.nodes.append(self._onnx.helper.make_node(operator, list(inputs), [output], name=name, **attributes))
+        return output
+
+    def ints(self, *values: int) -> str:
+        return self._constant(self._onnx.TensorProto.INT64, [len(values)], values)
+
+    def float(self, value: float) -> str:
+        return self._constant(self._onnx.TensorProto.FLOAT, [], [value])
+
+    def _constant(self, dtype: int, shape: list[int], values: Any) -> str:
+        name = f"pooling/constant_{len(self.constants)}"
+        self.constants.append(self._onnx.helper.make_tensor(name, dtype, shape, values))
+        return name
+
+
+# Each takes tokens (batch, length, dims) float32 and mask (batch, length) int64, and gives (batch, dims) float32.
+
+
+def _mean(nodes: _Nodes, tokens: str, mask: str) -> str:
+    total = nodes.add("ReduceSum", _without_padding(nodes, tokens, mask, 0.0), nodes.ints(1), keepdims=0)
+    weights = nodes.add("Cast", mask, to=nodes._onnx.TensorProto.FLOAT)
+    count = nodes.add("ReduceSum", weights, nodes.ints(1), keepdims=1)  # (batch, 1)
+    return nodes.add("Div", total, nodes.add("Max", count, nodes.float(1e-9)))
+
+
+def _max(nodes: _Nodes, tokens: str, mask: str) -> str:
+    return nodes.add("ReduceMax", _without_padding(nodes, tokens, mask, MASKED_OUT), nodes.ints(1), keepdims=0)
+
+
+def _cls(nodes: _Nodes, tokens: str, mask: str) -> str:
+    return _token_at_maximum(nodes, tokens, nodes.add("Cast", mask, to=nodes._onnx.TensorProto.FLOAT))
+
+
+def _last_token(nodes: _Nodes, tokens: str, mask: str) -> str:
+    weights = nodes.add("Cast", mask, to=nodes._onnx.TensorProto.FLOAT)
+    # The running count of real tokens reaches its maximum first at the last of them.
+    return _token_at_maximum(nodes, tokens, nodes.add("CumSum", weights, nodes.ints(1)))
+
+
+def _token_at_maximum(nodes: _Nodes, tokens: str, scores: str) -> str:
+    first = nodes.add("ArgMax", scores, axis=1, keepdims=1)  # (batch, 1), the first of equals
+    return nodes.add("GatherND", tokens, first, batch_dims=1)
+
+
+def _without_padding(nodes: _Nodes, tokens: str, mask: str, fill: float) -> str:
+    # Selects instead of multiplying by the mask: a NaN at a padded position must not spread.
+    real = nodes.add("Cast", nodes.add("Unsqueeze", mask, nodes.ints(2)), to=nodes._onnx.TensorProto.BOOL)
+    return nodes.add("Where", real, tokens, nodes.float(fill))
+
+
+_POOLINGS = {"mean": _mean, "max": _max, "cls": _cls, "last_token": _last_token}
+
+
+def _remove_labels(graph: Any) -> None:
+    """Drops what says how and where the graph was made but does not compute, and would change its hash."""
+    graph.producer_name, graph.producer_version, graph.doc_string = "llmrec-plugin", "", ""
+    del graph.metadata_props[:]
+    graph.graph.name, graph.graph.doc_string = "encoder", ""
+    del graph.graph.value_info[:]
+    for item in (*graph.graph.node, *graph.graph.initializer, *graph.graph.input):
+        item.doc_string = ""
+        del item.metadata_props[:]

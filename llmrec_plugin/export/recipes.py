@@ -1,0 +1,32 @@
+"""Recipes: one model's declaration as a TOML file, so that an export can be repeated and reviewed."""
+
+from __future__ import annotations
+
+import tomllib
+from dataclasses import MISSING, fields
+from pathlib import Path
+
+from llmrec_plugin.errors import DeclarationError
+from llmrec_plugin.specs import EncoderModel
+
+
+def load_recipe(path: Path) -> EncoderModel:
+    """The model that the recipe at `path` declares; its keys are the fields of `EncoderModel`.
+
+    Raises:
+        DeclarationError: It is no TOML, a field is unknown or missing, or a value cannot mean anything.
+    """
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except ValueError as exc:  # also bytes that are not UTF-8
+        raise DeclarationError(f"Recipe {path} is not TOML: {exc}.") from exc
+    known = [field.name for field in fields(EncoderModel)]
+    required = [field.name for field in fields(EncoderModel) if field.default is MISSING]
+    unknown = sorted(set(values) - set(known))
+    missing = [name for name in required if name not in values]
+    if unknown or missing:
+        raise DeclarationError(
+            f"Recipe {path}: unknown fields: {', '.join(unknown) or 'none'}; "
+            f"missing fields: {', '.join(missing) or 'none'}. The fields are {', '.join(known)}."
+        )
+    return EncoderModel(**values)

@@ -1,0 +1,225 @@
+"""One call in a feature repo that turns every declaration into Feast views."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Mapping, MutableMapping
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from feast import Entity, FeatureView, OnDemandFeatureView, RequestSource
+from feast.types import Array, PrimitiveFeastType
+
+from llmrec_plugin.artifacts import ArtifactStore
+from llmrec_plugin.binding import BoundFeature, BoundSimilarity, bind
+from llmrec_plugin.errors import ColumnTypeError, DeclarationError, NameCollisionError, UnknownNameError
+from llmrec_plugin.feast.patches import LLMBatchFeatureView
+from llmrec_plugin.feast.views import batch_view, on_demand_name, on_demand_view, request_source, similarity_view
+from llmrec_plugin.manager import load_catalogue
+from llmrec_plugin.registry import Provenance, Registered
+from llmrec_plugin.settings import load_settings
+from llmrec_plugin.specs import Feature, HistoryEmbeddingFeature, SimilarityFeature, TextFeature
+
+logger = logging.getLogger(__name__)
+
+View: TypeAlias = FeatureView | OnDemandFeatureView
+_TEXT_TYPES = {
+    PrimitiveFeastType.STRING,
+    PrimitiveFeastType.INT32,
+    PrimitiveFeastType.INT64,
+    PrimitiveFeastType.FLOAT32,
+    PrimitiveFeastType.FLOAT64,
+    PrimitiveFeastType.BOOL,
+}
+
+
+def publish(
+    namespace: MutableMapping[str, Any],
+    *,
+    sources: Mapping[str, FeatureView] | None = None,
+    include: Iterable[str] | None = None,
+    exclude: Iterable[str] = (),
+) -> dict[str, View]:
+    """Creates the Feast views of every declaration and puts them where ``feast apply`` finds them.
+
+    Declarations are those in `namespace` and those of installed plugins. A feature with an entity is read
+    from the feature view of that entity that has its columns; it becomes a batch view of its own name and
+    an on-demand view ``<name>_on_demand``. A feature without an entity becomes an on-demand view.
+
+    A declaration in `namespace`, or one named in `include`, must fit the repo. A plugin's feature that
+    finds no entity, columns or exported model here is left out, with a logged warning that says why.
+
+    Args:
+        namespace: The repo file's ``globals()``; entities and feature views are looked up in it, and the
+            views are added under names that start with ``_llmrec_``.
+        sources: Feature name -> the view to read, where several would fit.
+        include: Publish only these features (and the sides of similarities among them).
+        exclude: Do not publish these.
+
+    Returns:
+        Every published view by its name, to be listed in feature services.
+
+    Raises:
+        ArtifactNotFoundError: A model is not exported.
+        ArtifactMismatchError: A declaration contradicts its model.
+        ColumnTypeError: A column cannot be read as text.
+        DeclarationError: No view, or more than one, fits a feature.
+        NameCollisionError: Two declarations have one name.
+        UnknownNameError: A name in the arguments or in a similarity is not declared.
+    """
+    publication = _Publication(namespace, dict(sources or {}), include, exclude)
+    views = publication.run()
+    namespace.update({f"_llmrec_{name}": view for name, view in views.items()})
+    return views
+
+
+class _Publication:
+    def __init__(
+        self,
+        namespace: Mapping[str, Any],
+        sources: dict[str, FeatureView],
+        include: Iterable[str] | None,
+        exclude: Iterable[str],
+    ) -> None:
+        settings = load_settings()
+        self._store = ArtifactStore(settings.artifact_folders)
+        self._root = _repo_root(namespace)
+        self._entities = {item.name: item for item in namespace.values() if isinstance(item, Entity)}
+        self._raw = {item.name: item for item in namespace.values() if _is_raw_view(item)}
+        self._sources = sources
+        self._features = _declared(namespace, settings.disabled_plugins)
+        self._include = None if include is None else set(include)
+        self._exclude = set(exclude)
+        for name in {*sources, *(self._include or ()), *self._exclude} - self._features.keys():
+            raise UnknownNameError("feature", name, self._features)
+        self._bound: dict[str, BoundFeature] = {}
+        self._views: dict[str, View] = {}
+        self._requests: dict[str, RequestSource] = {}
+
+    def run(self) -> dict[str, View]:
+        chosen = {
+            name: item
+            for name, item in self._features.items()
+            if name not in self._exclude and (self._include is None or name in self._include)
+        }
+        # Embeddings first: a similarity needs the views of its sides.
+        for similarity in (False, True):
+            for item in chosen.values():
+                if isinstance(item.declaration, SimilarityFeature) is similarity:
+                    self._publish(item)
+        return self._views
+
+    def _publish(self, item: Registered[Feature]) -> None:
+        feature = item.declaration
+        tags = {"llmrec.plugin": item.provenance.plugin}
+        try:
+            if isinstance(feature, SimilarityFeature):
+                self._publish_similarity(feature, tags)
+            else:
+                self._publish_embedding(feature, tags)
+        except Exception as exc:
+            required = item.provenance.plugin == _REPO or (self._include is not None and feature.name in self._include)
+            if required:
+                raise
+            logger.warning("Feature %r of %s is not published: %s", feature.name, item.provenance, exc)
+
+    def _publish_embedding(self, feature: TextFeature, tags: dict[str, str]) -> None:
+        if feature.name in self._bound:
+            return
+        bound = bind(feature, self._store)
+        raw = None if feature.entity is None else self._raw_view(feature)
+        request = request_source(feature, raw)
+        views: dict[str, View] = {on_demand_name(feature): on_demand_view(bound, request, tags)}
+        if raw is not None:
+            entity = self._entities[str(feature.entity)]
+            views[feature.name] = batch_view(bound, raw, entity, self._root, tags)
+        self._bound[feature.name] = bound
+        self._requests[feature.name] = request
+        self._views.update(views)
+
+    def _publish_similarity(self, feature: SimilarityFeature, tags: dict[str, str]) -> None:
+        sides = []
+        sources: list[FeatureView | RequestSource] = []
+        for name in (feature.left, feature.right):
+            if name not in self._features:
+                raise UnknownNameError("feature", name, self._features)
+            side = self._features[name].declaration
+            if isinstance(side, SimilarityFeature):
+                raise DeclarationError(
+                    f"Feature {feature.name!r} compares {name!r}, which is a similarity; name an embedding feature."
+                )
+            self._publish_embedding(side, {"llmrec.plugin": self._features[name].provenance.plugin})
+            sides.append(self._bound[name])
+            sources.append(self._requests[name] if side.entity is None else self._views[name])  # type: ignore[arg-type]
+        self._views[feature.name] = similarity_view(BoundSimilarity(feature, sides[0], sides[1]), sources, tags)
+
+    def _raw_view(self, feature: TextFeature) -> FeatureView:
+        """The view that has the feature's entity and columns."""
+        if feature.entity not in self._entities:
+            raise UnknownNameError("Feast entity in this module", str(feature.entity), self._entities)
+        if feature.name in self._sources:
+            fitting = [self._sources[feature.name]]
+        else:
+            same_entity = [view for view in self._raw.values() if view.entities == [feature.entity]]
+            fitting = [view for view in same_entity if set(feature.columns) <= {field.name for field in view.features}]
+        if len(fitting) != 1:
+            offers = "; ".join(
+                f"{view.name}({', '.join(field.name for field in view.features)})" for view in self._raw.values()
+            )
+            raise DeclarationError(
+                f"Feature {feature.name!r} reads {', '.join(feature.columns)} of entity {feature.entity!r}: expected "
+                f"one feature view with that entity and those columns, found {len(fitting)} among: {offers or 'none'}. "
+                f"Add the columns to a view's schema, or pass publish(globals(), sources={{{feature.name!r}: view}})."
+            )
+        _check_types(feature, fitting[0])
+        return fitting[0]
+
+
+_REPO = "feature repo"
+
+
+def _declared(namespace: Mapping[str, Any], disabled: Iterable[str]) -> dict[str, Registered[Feature]]:
+    """Every feature by name: the repo's own and the plugins'."""
+    catalogue = load_catalogue(disabled)
+    for failure in catalogue.failures:
+        logger.warning("A plugin is not used: %s", failure)
+    features = dict(catalogue.features)
+    here = Provenance(_REPO, str(namespace.get("__name__", "")), "")
+    own = {id(item): item for item in namespace.values() if isinstance(item, Feature)}  # one object may have two names
+    for feature in own.values():
+        if feature.name in features:
+            raise NameCollisionError(
+                f"{features[feature.name].provenance} and this feature repo both declare {feature.name!r}. "
+                "Rename the repo's feature, or disable the plugin with LLMREC_DISABLE_PLUGINS."
+            )
+        features[feature.name] = Registered(feature, here)
+    return features
+
+
+def _is_raw_view(item: object) -> bool:
+    return isinstance(item, FeatureView) and not isinstance(item, LLMBatchFeatureView)
+
+
+def _check_types(feature: TextFeature, view: FeatureView) -> None:
+    types = {field.name: field.dtype for field in view.features}
+    for column in feature.columns:
+        dtype = types.get(column)
+        is_list = isinstance(dtype, Array) and dtype.base_type == PrimitiveFeastType.STRING
+        if isinstance(feature, HistoryEmbeddingFeature):
+            fits, expected = is_list, "Array(String)"
+        else:
+            fits, expected = is_list or dtype in _TEXT_TYPES, "String, a number, Bool or Array(String)"
+        if dtype is not None and not fits:
+            raise ColumnTypeError(
+                f"Feature {feature.name!r} reads column {column!r} of view {view.name!r}: expected {expected}, "
+                f"got {dtype}. Convert the column to text in its source, or read another one."
+            )
+
+
+def _repo_root(namespace: Mapping[str, Any]) -> str:
+    """The folder with feature_store.yaml above the module that publishes, else the working folder."""
+    here = Path(namespace.get("__file__") or Path.cwd() / "features.py").absolute()
+    for folder in here.parents:
+        if (folder / "feature_store.yaml").is_file():
+            return str(folder)
+    return str(Path.cwd())

@@ -1,0 +1,163 @@
+"""Bound declarations -> Feast views."""
+
+from __future__ import annotations
+
+import json
+from datetime import timedelta
+from typing import Any
+
+from feast import Entity, FeatureView, Field, FileSource, OnDemandFeatureView, RequestSource
+from feast.data_format import ParquetFormat
+from feast.transformation.python_transformation import PythonTransformation
+from feast.types import Array, FeastType, Float32, String, from_value_type
+from feast.value_type import ValueType
+
+from llmrec_plugin.binding import Bound, BoundFeature, BoundSimilarity, to_json
+from llmrec_plugin.errors import DeclarationError
+from llmrec_plugin.feast.patches import FINGERPRINT_TAG, LLMBatchFeatureView
+from llmrec_plugin.feast.training import TrainingSource
+from llmrec_plugin.specs import HistoryEmbeddingFeature, Metric, TextFeature
+from llmrec_plugin.transform import Transform, source
+
+# Without a ttl Feast's first incremental run reaches back one year only (feature_store.py, 0.67).
+FOREVER = timedelta(days=36_500)
+_VECTOR_METRIC: dict[Metric, str] = {"cosine": "cosine", "dot": "inner_product", "euclidean": "l2"}
+
+
+class DeclaredTransformation(PythonTransformation):
+    """A python transformation whose outputs are declared, so that ``feast apply`` need not run it on a made-up row."""
+
+    outputs: list[Field]
+
+    def infer_features(self, random_input: dict[str, Any], singleton: bool | None = False) -> list[Field]:
+        return self.outputs
+
+
+def on_demand_name(feature: TextFeature) -> str:
+    """Name of the feature's on-demand view: its own, unless a batch view has that already."""
+    return feature.name if feature.entity is None else f"{feature.name}_on_demand"
+
+
+def batch_view(
+    bound: BoundFeature, raw: FeatureView, entity: Entity, root: str, tags: dict[str, str]
+) -> LLMBatchFeatureView:
+    """The materialized view: reads the newest row of `raw` per entity, stores one vector.
+
+    Args:
+        bound: The feature and its artifact.
+        raw: The view over the text columns.
+        entity: Its entity.
+        root: Folder of the feature repo, from which relative file paths start.
+        tags: Further tags.
+
+    Raises:
+        DeclarationError: `raw` does not read a parquet file.
+    """
+    feature = bound.feature
+    raw_source = raw.batch_source
+    if not isinstance(raw_source, FileSource) or not isinstance(raw_source.file_format, (ParquetFormat, type(None))):
+        raise DeclarationError(
+            f"Feature {feature.name!r} reads view {raw.name!r}, whose source is a {type(raw_source).__name__}: "
+            "expected a FileSource of parquet, the only source of batch views so far. Declare the feature with "
+            "entity=None for request time only, or leave it out with exclude=."
+        )
+    key = entity.join_key
+    stamps = [raw_source.timestamp_field, raw_source.created_timestamp_column]
+    values = json.loads(to_json(bound))
+    transform = Transform(
+        "batch", feature.name, json.dumps({"bound": values, "keep": [key, *filter(None, stamps)]}, sort_keys=True)
+    )
+    training = TrainingSource(
+        name=f"{feature.name}_training",
+        configuration={
+            "bound": values,
+            "uri": raw_source.path,
+            "root": root,
+            "keys": [key],
+            "timestamp": stamps[0],
+            "created": stamps[1],
+            "field_mapping": dict(raw_source.field_mapping),
+        },
+        description=f"Vectors of every row of {raw.name}, for historical reads.",
+    )
+    vector = Field(
+        name=feature.name,
+        dtype=Array(Float32),
+        description=feature.description,
+        vector_index=True,
+        vector_length=feature.dims,
+        vector_search_metric=_VECTOR_METRIC[feature.metric],
+    )
+    return LLMBatchFeatureView(
+        name=feature.name,
+        mode="python",
+        source=raw,
+        sink_source=training,
+        entities=[entity],
+        ttl=raw.ttl or FOREVER,
+        schema=[Field(name=key, dtype=_key_type(raw, entity)), vector],
+        online=True,
+        offline=False,  # historical reads use the training table, which holds every version of a row
+        udf=transform,
+        udf_string=source(transform),
+        description=feature.description,
+        tags=_tags(bound) | tags,
+    )
+
+
+def request_source(feature: TextFeature, raw: FeatureView | None) -> RequestSource:
+    """The feature's columns, sent with a request, typed as in `raw` if there is one.
+
+    Feast refuses an empty list in a request; send None, or nothing but blank texts, for an empty history.
+    """
+    default = Array(String) if isinstance(feature, HistoryEmbeddingFeature) else String
+    types = {field.name: field.dtype for field in raw.features} if raw else {}
+    return RequestSource(
+        name=f"{feature.name}_request",
+        schema=[Field(name=column, dtype=types.get(column, default)) for column in feature.columns],
+    )
+
+
+def on_demand_view(bound: BoundFeature, request: RequestSource, tags: dict[str, str]) -> OnDemandFeatureView:
+    """The view that computes the vector of text sent with the request."""
+    name = on_demand_name(bound.feature)
+    return _on_demand(name, bound, [request], Array(Float32), tags)
+
+
+def similarity_view(
+    bound: BoundSimilarity, sources: list[FeatureView | RequestSource], tags: dict[str, str]
+) -> OnDemandFeatureView:
+    """The view that compares two vectors, each from a batch view or from the request."""
+    return _on_demand(bound.feature.name, bound, sources, Float32, tags)
+
+
+def _on_demand(
+    name: str, bound: Bound, sources: list[Any], dtype: FeastType, tags: dict[str, str]
+) -> OnDemandFeatureView:
+    transform = Transform("on_demand", name, json.dumps({"bound": json.loads(to_json(bound))}, sort_keys=True))
+    outputs = [Field(name=name, dtype=dtype, description=bound.feature.description)]
+    transformation = DeclaredTransformation(udf=transform, udf_string=source(transform))  # type: ignore[arg-type]
+    transformation.outputs = outputs
+    return OnDemandFeatureView(
+        name=name,
+        sources=sources,
+        schema=outputs,
+        mode="python",
+        feature_transformation=transformation,
+        description=bound.feature.description,
+        tags=_tags(bound) | tags,
+    )
+
+
+def _tags(bound: Bound) -> dict[str, str]:
+    tags = {FINGERPRINT_TAG: bound.fingerprint, "llmrec.kind": bound.feature.kind}
+    if isinstance(bound, BoundFeature):
+        tags |= {"llmrec.model": bound.feature.model, "llmrec.artifact": bound.artifact_id}
+    return tags
+
+
+def _key_type(raw: FeatureView, entity: Entity) -> FeastType:
+    for column in raw.entity_columns:
+        if column.name == entity.join_key:
+            return column.dtype
+    return String if entity.value_type == ValueType.UNKNOWN else from_value_type(entity.value_type)

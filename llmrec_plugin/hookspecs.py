@@ -1,0 +1,54 @@
+"""The hooks a plugin may implement. They return data; nothing is loaded or run.
+
+A plugin is a module (or object) that an installed package names in its ``llmrec_plugin`` entry point group::
+
+    [project.entry-points.llmrec_plugin]
+    my-features = "my_package.plugin"
+
+and that marks its functions with `llmrec_plugin.hookimpl`. Importing it must be light: declarations need
+neither torch, transformers, onnxruntime nor feast.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+import pluggy
+
+if TYPE_CHECKING:
+    from llmrec_plugin.specs import EncoderModel, Feature
+
+PROJECT = "llmrec_plugin"
+
+hookspec = pluggy.HookspecMarker(PROJECT)
+hookimpl = pluggy.HookimplMarker(PROJECT)
+
+
+@hookspec
+def llmrec_register_features() -> Iterable[Feature]:  # type: ignore[empty-body]
+    """Declares features.
+
+    Called once per plugin, when declarations are collected: by `publish` during ``feast apply`` and
+    ``feast plan``, and by the command line; never while rows are served.
+
+    Returns:
+        The plugin's features, in any order. A name that another plugin declares too is an error naming both.
+
+    An exception, or an item that is not a feature, is reported with the plugin's name, version and this
+    hook; the features of other plugins are not affected.
+    """
+
+
+@hookspec
+def llmrec_register_models() -> Iterable[EncoderModel]:  # type: ignore[empty-body]
+    """Declares models that ``llmrec export`` can export and that features may name.
+
+    Called once per plugin, together with `llmrec_register_features`.
+
+    Returns:
+        The plugin's models, in any order. A name that another plugin declares too is an error naming both.
+
+    An exception, or an item that is not a model, is reported with the plugin's name, version and this
+    hook; the models of other plugins are not affected.
+    """

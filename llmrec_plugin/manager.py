@@ -1,0 +1,143 @@
+"""Finds plugins, calls their hooks one plugin at a time, and collects what they declare.
+
+One plugin per call, so that an error names its plugin and never hides the others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from importlib import metadata
+from typing import Any, get_args
+
+import pluggy
+
+from llmrec_plugin import hookspecs
+from llmrec_plugin.errors import NameCollisionError, UnknownNameError
+from llmrec_plugin.registry import Catalogue, PluginFailure, Provenance, Registered
+from llmrec_plugin.specs import EncoderModel, Feature
+
+ENTRY_POINT_GROUP = "llmrec_plugin"
+_HOOKS: dict[str, tuple[type, ...]] = {
+    "llmrec_register_features": get_args(Feature),
+    "llmrec_register_models": (EncoderModel,),
+}
+
+
+class Manager:
+    """The plugins of one process.
+
+    Args:
+        disabled: Names of entry points that are not loaded.
+    """
+
+    def __init__(self, disabled: Iterable[str] = ()) -> None:
+        self._pluggy = pluggy.PluginManager(hookspecs.PROJECT)
+        self._pluggy.add_hookspecs(hookspecs)
+        self._disabled = frozenset(disabled)
+        self._plugins: dict[Provenance, object] = {}
+        self._broken: list[Provenance] = []
+        self._failures: list[PluginFailure] = []
+        self._skipped: list[str] = []
+
+    def load_entry_points(self, entry_points: Iterable[metadata.EntryPoint] | None = None) -> None:
+        """Registers every plugin that an installed package names, in order of name.
+
+        A plugin that cannot be imported is recorded as a failure.
+
+        Args:
+            entry_points: Instead of those of the installed packages.
+        """
+        if entry_points is None:
+            entry_points = metadata.entry_points(group=ENTRY_POINT_GROUP)
+        for entry_point in sorted(entry_points, key=lambda item: item.name):
+            dist = entry_point.dist
+            provenance = Provenance(
+                entry_point.name, dist.name if dist else "unknown package", dist.version if dist else "0"
+            )
+            if entry_point.name in self._disabled:
+                self._skipped.append(entry_point.name)
+                continue
+            try:
+                plugin = entry_point.load()
+            except Exception as exc:  # a plugin may raise anything while it is imported
+                self._fail(provenance, "import", exc)
+                continue
+            self.register(plugin, provenance)
+
+    def register(self, plugin: object, provenance: Provenance) -> None:
+        """Registers one plugin object; a malformed one is recorded as a failure."""
+        try:
+            self._pluggy.register(plugin, name=provenance.plugin)
+        except Exception as exc:  # pluggy raises ValueError (same name twice) or PluginValidationError
+            self._fail(provenance, "register", exc)
+            return
+        self._plugins[provenance] = plugin
+        for caller in self._pluggy.get_hookcallers(plugin) or []:
+            if not caller.has_spec():
+                self._fail(provenance, caller.name, UnknownNameError("hook", caller.name, _HOOKS))
+
+    def collect(self) -> Catalogue:
+        """Calls every hook of every plugin and gives back what they declare.
+
+        Raises:
+            NameCollisionError: Two plugins, or one twice, declare a feature or a model of the same name.
+        """
+        failures = list(self._failures)
+        collected: dict[str, dict[str, Registered[Any]]] = {hook: {} for hook in _HOOKS}
+        for provenance, plugin in self._plugins.items():
+            # All that pluggy knows: it keeps the hooks it accepted of a plugin that it refused later.
+            others = [other for other in self._pluggy.get_plugins() if other is not plugin]
+            for hook, kinds in _HOOKS.items():
+                caller = self._pluggy.subset_hook_caller(hook, remove_plugins=others)
+                try:
+                    items = [item for result in caller() for item in result]
+                    for item in items:
+                        _check_kind(item, kinds)
+                except Exception as exc:  # a hook may raise anything; the others must still be heard
+                    failures.append(PluginFailure(provenance, hook, _cause(exc)))
+                    continue
+                for item in items:
+                    _add(collected[hook], Registered(item, provenance))
+        return Catalogue(
+            features=collected["llmrec_register_features"],
+            models=collected["llmrec_register_models"],
+            plugins=(*self._plugins, *self._broken),
+            failures=tuple(failures),
+            disabled=tuple(self._skipped),
+        )
+
+    def _fail(self, provenance: Provenance, hook: str, exc: Exception) -> None:
+        self._failures.append(PluginFailure(provenance, hook, _cause(exc)))
+        if provenance not in self._plugins and provenance not in self._broken:
+            self._broken.append(provenance)
+
+
+def load_catalogue(disabled: Iterable[str] = ()) -> Catalogue:
+    """The declarations of all installed plugins but the `disabled` ones.
+
+    Raises:
+        NameCollisionError: Two plugins declare the same name.
+    """
+    manager = Manager(disabled)
+    manager.load_entry_points()
+    return manager.collect()
+
+
+def _check_kind(item: object, kinds: tuple[type, ...]) -> None:
+    if not isinstance(item, kinds):
+        expected = " or ".join(kind.__name__ for kind in kinds)
+        raise TypeError(f"expected an iterable of {expected}, got an item of type {type(item).__name__}: {item!r:.80}")
+
+
+def _add(known: dict[str, Registered[Any]], new: Registered[Any]) -> None:
+    name = new.declaration.name
+    if name in known:
+        raise NameCollisionError(
+            f"{known[name].provenance} and {new.provenance} both declare {name!r}. Disable one of them "
+            "with LLMREC_DISABLE_PLUGINS, or ask its author for another name."
+        )
+    known[name] = new
+
+
+def _cause(exc: Exception) -> str:
+    return f"{type(exc).__name__}: {exc}"

@@ -1,0 +1,159 @@
+"""Rows -> values of a bound feature: assemble, look up, encode what is missing, post-process."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import os
+import sys
+import threading
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Literal
+
+import numpy as np
+
+from llmrec_plugin.artifacts import ArtifactStore
+from llmrec_plugin.binding import BoundFeature
+from llmrec_plugin.pipeline.assemble import assemble
+from llmrec_plugin.pipeline.postprocess import combine, finish
+from llmrec_plugin.runtime.cache import RunReport, VectorCache
+from llmrec_plugin.runtime.encoder import Encoder
+from llmrec_plugin.runtime.session import Profile
+from llmrec_plugin.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+Mode = Literal["batch", "on_demand", "historical"]
+
+TEXTS_PER_CHUNK = 1024
+"""Texts encoded between two writes to the cache: at most this much work is lost when a process dies."""
+
+
+class Runner:
+    """Computes features in this process; loads each model once, when it is first needed.
+
+    Args:
+        settings: Where artifacts and the cache lie, and which device to use.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self.store = ArtifactStore(settings.artifact_folders)
+        self.cache = VectorCache(settings.cache_folder, settings.cache_max_bytes)
+        self._settings = settings
+        self._encoders: dict[tuple[str, Profile], Encoder] = {}
+        self._lock = threading.Lock()
+
+    def embed(
+        self, bound: BoundFeature, columns: Mapping[str, Sequence[Any]], mode: Mode
+    ) -> tuple[list[np.ndarray | None], RunReport]:
+        """The vectors of n rows, in their order, and what computing them took.
+
+        A row's vector depends on that row alone. A row that cannot be read gives None and is counted.
+
+        Args:
+            bound: The feature and its artifact.
+            columns: The rows by column.
+            mode: For the report, the progress bar (none on demand) and the threads' placement.
+
+        Returns:
+            Per row a (dims,) float32 vector or None, and the report.
+
+        Raises:
+            MissingColumnError: A declared column is not there.
+            ArtifactError: The model is missing, damaged, or not what the feature declares.
+        """
+        started, clock = time.time(), time.perf_counter()
+        feature = bound.feature
+        assembled = assemble(feature, columns)
+        texts = list(dict.fromkeys(text for row in assembled.rows for text in row))
+        vectors = self.cache.get_many(bound.encoding_fingerprint, texts) if texts else {}
+        cached = len(vectors)
+        missing = [text for text in texts if text not in vectors]
+        tokens = self._encode(bound, missing, vectors, mode) if missing else 0
+
+        empty = None if feature.on_empty == "null" else np.zeros(feature.dims, dtype=np.float32)
+        values = [combine(feature, [vectors[text] for text in row]) if row else empty for row in assembled.rows]
+        for row in assembled.invalid:
+            values[row] = None
+        report = RunReport(
+            started=started,
+            feature=feature.name,
+            fingerprint=bound.fingerprint,
+            mode=mode,
+            rows=len(values),
+            empty=sum(not row for row in assembled.rows) - len(assembled.invalid),
+            invalid=len(assembled.invalid),
+            texts=len(texts),
+            cached=cached,
+            computed=len(missing),
+            tokens=tokens,
+            seconds=time.perf_counter() - clock,
+        )
+        self._tell(report, assembled.invalid, mode)
+        return values, report
+
+    def _encode(self, bound: BoundFeature, texts: list[str], vectors: dict[str, np.ndarray], mode: Mode) -> int:
+        """Adds the vectors of `texts` to `vectors` and to the cache; returns the tokens read."""
+        feature = bound.feature
+        encoder = self._encoder(bound, "online" if mode == "on_demand" else "batch")
+        normalized = encoder.artifact.manifest.normalize
+        tokens = 0
+        for chunk in self._progress(_chunks(texts, TEXTS_PER_CHUNK), len(texts), feature.name, mode):
+            raw, count = encoder.encode([feature.prefix + text for text in chunk], max_tokens=feature.max_tokens)
+            done = dict(zip(chunk, finish(feature, raw, already_normalized=normalized), strict=True))
+            self.cache.put_many(bound.encoding_fingerprint, done)
+            vectors.update(done)
+            tokens += count
+        return tokens
+
+    def _encoder(self, bound: BoundFeature, profile: Profile) -> Encoder:
+        key = (bound.artifact_id, profile)
+        with self._lock:
+            if key in self._encoders:
+                self._encoders[key].artifact.check_fits(bound.feature)  # another feature may have loaded it
+            else:
+                artifact = self.store.get(bound.feature.model, bound.artifact_id)
+                artifact.check_fits(bound.feature)
+                self._encoders[key] = Encoder(artifact, self._settings, profile)
+            return self._encoders[key]
+
+    def _progress(self, chunks: Iterable[list[str]], total: int, name: str, mode: Mode) -> Iterable[list[str]]:
+        if mode == "on_demand" or not self._settings.progress:
+            yield from chunks
+            return
+        from tqdm import tqdm  # not needed on the request path
+
+        with tqdm(total=total, desc=name, unit="text", file=sys.stderr) as bar:
+            for chunk in chunks:
+                yield chunk
+                bar.update(len(chunk))
+
+    def _tell(self, report: RunReport, invalid: dict[int, str], mode: Mode) -> None:
+        if invalid:
+            row, reason = next(iter(invalid.items()))
+            logger.warning(
+                "%s: %d of %d rows could not be read and are null; the first is row %d: %s",
+                report.feature, len(invalid), report.rows, row, reason,
+            )  # fmt: skip
+        if mode == "on_demand":
+            logger.debug("%s", report)
+            return
+        self.cache.record(report)
+        if self._settings.progress:
+            print(report, file=sys.stderr)
+
+
+@functools.lru_cache(maxsize=8)
+def runner_for(settings: Settings) -> Runner:
+    """The runner of this process for these settings, so that a model is loaded once."""
+    return Runner(settings)
+
+
+# ONNX Runtime's threads do not survive a fork: a child begins with sessions of its own.
+os.register_at_fork(after_in_child=runner_for.cache_clear)
+
+
+def _chunks(texts: list[str], size: int) -> Iterable[list[str]]:
+    for start in range(0, len(texts), size):
+        yield texts[start : start + size]

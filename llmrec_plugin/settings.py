@@ -1,0 +1,82 @@
+"""Where things lie and how this machine is to be used, read from the environment.
+
+Nothing here changes a number: two machines with different settings give the same vectors.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, cast
+
+from llmrec_plugin.errors import SettingsError
+
+Device = Literal["auto", "cpu", "cuda"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """The settings of this process.
+
+    Attributes:
+        artifact_folders: Folders searched for exported models, in order; the first is written to
+            (``LLMREC_ARTIFACTS``, separated like PATH; default ``$LLMREC_HOME/artifacts``).
+        cache_folder: Folder of the value cache and of training tables
+            (``LLMREC_CACHE``; default ``$LLMREC_HOME/cache``).
+        cache_max_bytes: Bound of the value cache in bytes of stored values (``LLMREC_CACHE_MAX_BYTES``; default 8 GiB).
+        device: ``cuda`` must be usable, ``cpu`` never looks for a GPU, ``auto`` takes CUDA where it
+            works (``LLMREC_DEVICE``; default ``auto``).
+        threads: CPU threads for inference (``LLMREC_THREADS``; default: the CPUs this process may use).
+        disabled_plugins: Names of plugins not to load (``LLMREC_DISABLE_PLUGINS``, separated by commas).
+        progress: Whether batch runs show a progress bar and a summary line (``LLMREC_PROGRESS``, 1 or 0).
+    """
+
+    artifact_folders: tuple[Path, ...]
+    cache_folder: Path
+    cache_max_bytes: int
+    device: Device
+    threads: int
+    disabled_plugins: frozenset[str]
+    progress: bool
+
+
+def load_settings(environ: dict[str, str] | None = None) -> Settings:
+    """The settings that `environ` (default: this process's environment) describes.
+
+    Raises:
+        SettingsError: A variable holds an invalid value.
+    """
+    env = os.environ if environ is None else environ
+    home = Path(env.get("LLMREC_HOME") or Path.home() / ".llmrec").expanduser().absolute()
+    folders = [Path(part).expanduser().absolute() for part in env.get("LLMREC_ARTIFACTS", "").split(os.pathsep) if part]
+    device = env.get("LLMREC_DEVICE") or "auto"
+    if device not in ("auto", "cpu", "cuda"):
+        raise SettingsError(f"LLMREC_DEVICE must be auto, cpu or cuda, got {device!r}.")
+    progress = env.get("LLMREC_PROGRESS") or "1"
+    if progress not in ("0", "1"):
+        raise SettingsError(f"LLMREC_PROGRESS must be 1 or 0, got {progress!r}.")
+    return Settings(
+        artifact_folders=tuple(folders) or (home / "artifacts",),
+        cache_folder=Path(env.get("LLMREC_CACHE") or home / "cache").expanduser().absolute(),
+        cache_max_bytes=_positive(env, "LLMREC_CACHE_MAX_BYTES", 8 * 2**30),
+        device=cast(Device, device),
+        threads=_positive(
+            env,
+            "LLMREC_THREADS",
+            len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
+        ),
+        disabled_plugins=frozenset(
+            part.strip() for part in env.get("LLMREC_DISABLE_PLUGINS", "").split(",") if part.strip()
+        ),
+        progress=progress == "1",
+    )
+
+
+def _positive(env: os._Environ[str] | dict[str, str], name: str, default: int) -> int:
+    text = env.get(name)
+    if not text:
+        return default
+    if not text.isdecimal() or int(text) < 1:
+        raise SettingsError(f"{name} must be a positive integer, got {text!r}.")
+    return int(text)

@@ -1,0 +1,1 @@
+"""Plugins that ship with the package, built only on its public names."""

@@ -1,0 +1,68 @@
+"""The command line, in process; what needs a real export is in tests/unit/export."""
+
+import json
+
+import pytest
+from click.testing import CliRunner
+from tiny import export_tiny
+
+from llmrec_plugin import cli
+from llmrec_plugin.artifacts import ArtifactStore
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    monkeypatch.setenv("LLMREC_HOME", str(tmp_path))
+    return lambda *words: CliRunner().invoke(cli.main, words)
+
+
+def test_plugins_lists_the_shipped_plugin_and_what_it_declares(run):
+    result = run("plugins", "--json")
+    (minilm,) = [row for row in json.loads(result.output)["plugins"] if row["plugin"] == "minilm"]
+    assert minilm["models"] == ["all-minilm-l6-v2"]
+    assert minilm["package"].startswith("llmrec-plugin ")
+    assert minilm["problems"] == []
+
+
+def test_a_disabled_plugin_is_named_and_declares_nothing(run, monkeypatch):
+    monkeypatch.setenv("LLMREC_DISABLE_PLUGINS", "minilm")
+    output = run("plugins").output
+    assert "Disabled by LLMREC_DISABLE_PLUGINS: minilm" in output
+    assert "all-minilm-l6-v2" not in output
+
+
+def test_models_tells_how_to_export_what_is_missing(run):
+    assert "llmrec export all-minilm-l6-v2" in run("models").output
+
+
+def test_models_lists_what_is_exported_and_older_artifacts(run, tmp_path):
+    store = ArtifactStore([tmp_path / "artifacts"])
+    old, new = export_tiny(store, seed=0), export_tiny(store, seed=1)
+    (tiny,) = [row for row in json.loads(run("models", "--json").output) if row["model"] == "tiny"]
+    assert tiny["current artifact"] == new.id[:16]
+    assert tiny["older"] == [old.id[:16]]
+
+
+def test_an_unknown_model_ends_with_one_line_and_a_suggestion(run):
+    result = run("export", "all-minilm-l6-v")
+    assert result.exit_code == 1
+    assert "Did you mean 'all-minilm-l6-v2'?" in result.output
+    assert "Traceback" not in result.output
+
+
+def test_options_that_would_contradict_a_declared_model_are_refused(run):
+    result = run("export", "all-minilm-l6-v2", "--pooling", "cls")
+    assert result.exit_code == 1
+    assert "--pooling would contradict it" in result.output
+
+
+def test_a_setting_that_is_no_value_ends_with_one_line(run, monkeypatch):
+    monkeypatch.setenv("LLMREC_DEVICE", "tpu")
+    result = run("models")
+    assert result.exit_code == 1
+    assert "LLMREC_DEVICE must be auto, cpu or cuda, got 'tpu'" in result.output
+
+
+def test_cache_stats_of_an_empty_cache(run):
+    stats = json.loads(run("cache", "stats", "--json").output)
+    assert (stats["entries"], stats["bytes"], stats["runs"]) == (0, 0, [])
