@@ -43,10 +43,9 @@ class Transform:
             key and timestamp columns.
     """
 
-    __annotations__: dict[str, Any] = {}  # Feast asks every transformation for type hints
-
     def __init__(self, view: View, output: str, payload: str) -> None:
         self.__name__ = self.__qualname__ = output
+        self.__annotations__ = {}  # Feast asks every transformation for type hints
         self.view = view
         self.payload = payload
 

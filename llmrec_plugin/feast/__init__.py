@@ -7,9 +7,6 @@ In a feature repo::
     llm = publish(globals())
 """
 
-from llmrec_plugin.feast.patches import apply_patches
-from llmrec_plugin.feast.publish import publish
-
-apply_patches()
+from llmrec_plugin.feast.publishing import publish
 
 __all__ = ["publish"]

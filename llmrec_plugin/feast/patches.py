@@ -2,8 +2,8 @@
 
 Each mend names its place upstream, and `tests/integration/test_patches.py` fails when upstream no longer
 needs it. The class `LLMBatchFeatureView` mends what Feast asks the view itself; four functions of Feast
-are wrapped for the rest. They act only on our views, in the process that runs ``feast apply`` or
-``feast plan`` (the feature repo imports this package); serving and materializing run stock Feast.
+are wrapped for the rest when `publish` is called, which happens in the process that runs ``feast apply``
+or ``feast plan``. They act only on our views; serving and materializing run stock Feast.
 
     A  `feast plan` and `apply` crash once a transformation differs         diff/registry_diff.py:158
     B  a change of the transformation alone is not seen                     feature_view.py:374, 396

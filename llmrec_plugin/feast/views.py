@@ -55,11 +55,12 @@ def batch_view(
     """
     feature = bound.feature
     raw_source = raw.batch_source
-    if not isinstance(raw_source, FileSource) or not isinstance(raw_source.file_format, (ParquetFormat, type(None))):
+    is_parquet = isinstance(raw_source, FileSource) and isinstance(raw_source.file_format, (ParquetFormat, type(None)))
+    if not is_parquet or "://" in raw_source.path:
         raise DeclarationError(
             f"Feature {feature.name!r} reads view {raw.name!r}, whose source is a {type(raw_source).__name__}: "
-            "expected a FileSource of parquet, the only source of batch views so far. Declare the feature with "
-            "entity=None for request time only, or leave it out with exclude=."
+            "expected a FileSource of parquet on this machine, the only source of batch views so far. Declare the "
+            "feature with entity=None for request time only, or leave it out with exclude=."
         )
     key = entity.join_key
     stamps = [raw_source.timestamp_field, raw_source.created_timestamp_column]
