@@ -9,7 +9,7 @@ K = 10
 def list_metrics(scores: np.ndarray, relevant: np.ndarray) -> tuple[float, float, float]:
     """NDCG@10, recall@10 and AUC of one list with at least one relevant and one other entry.
 
-    Ties are broken against the ranker: irrelevant entries first.
+    Among equal scores NDCG and recall put irrelevant entries first; AUC counts a tie as half.
     """
     order = np.lexsort((relevant, -scores))
     hits = relevant[order]
@@ -17,9 +17,8 @@ def list_metrics(scores: np.ndarray, relevant: np.ndarray) -> tuple[float, float
     discounts = 1 / np.log2(np.arange(2, len(top) + 2))
     n_relevant = int(relevant.sum())
     ndcg = (top * discounts).sum() / discounts[: min(K, n_relevant)].sum()
-    # Each relevant entry beats the irrelevant ones behind it.
-    beaten = (~hits[::-1]).cumsum()[::-1][hits].sum()
-    auc = beaten / (n_relevant * (len(hits) - n_relevant))
+    margins = scores[relevant][:, None] - scores[~relevant]
+    auc = (np.sign(margins).mean() + 1) / 2
     return float(ndcg), float(top.sum() / n_relevant), float(auc)
 
 
