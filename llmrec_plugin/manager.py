@@ -85,12 +85,15 @@ class Manager:
         failures = list(self._failures)
         collected: dict[str, dict[str, Registered[Any]]] = {hook: {} for hook in _HOOKS}
         for provenance, plugin in self._plugins.items():
-            # All that pluggy knows: it keeps the hooks it accepted of a plugin that it refused later.
+            # All that pluggy knows: before 1.7 it keeps some hooks of a plugin that it refused.
             others = [other for other in self._pluggy.get_plugins() if other is not plugin]
             for hook, kinds in _HOOKS.items():
                 caller = self._pluggy.subset_hook_caller(hook, remove_plugins=others)
                 try:
-                    items = [item for result in caller() for item in result]
+                    results = caller()
+                    if caller.get_hookimpls() and not results:  # pluggy leaves out what is None
+                        raise TypeError("returned None; expected an iterable, perhaps `return` is missing")
+                    items = [item for result in results for item in result]
                     for item in items:
                         _check_kind(item, kinds)
                 except Exception as exc:  # a hook may raise anything; the others must still be heard

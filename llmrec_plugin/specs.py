@@ -79,6 +79,8 @@ def _check_flag(owner: str, field: str, value: object) -> None:
 def _check_text(owner: str, field: str, value: object) -> None:
     if not isinstance(value, str):
         raise DeclarationError(f"{owner}: {field} must be a string, got {value!r}.")
+    if any("\ud800" <= char <= "\udfff" for char in value):
+        raise DeclarationError(f"{owner}: {field} holds a lone surrogate, which no encoder accepts: {value!r}.")
 
 
 def _is_number(value: object) -> bool:
@@ -188,8 +190,8 @@ class _Encoded:
     max_chars: int = 20_000
     description: str = ""
 
-    _LABELS: ClassVar[frozenset[str]] = frozenset({"name", "entity", "description"})
-    """Fields that do not change the numbers."""
+    _LABELS: ClassVar[frozenset[str]] = frozenset({"name", "entity", "description", "model"})
+    """Fields that do not change the numbers; what a model computes is covered by its artifact's id."""
 
     def __post_init__(self) -> None:
         _check_name("feature", self.name)
@@ -284,6 +286,8 @@ class HistoryEmbeddingFeature(_Encoded):
         _check_choice(owner, "combine", self.combine, ("mean", "concat"))
         _check_positive(owner, "last_n", self.last_n)
         _check_text(owner, "separator", self.separator)
+        if _is_number(self.half_life):
+            object.__setattr__(self, "half_life", float(self.half_life))  # 2 and 2.0 are one declaration
         wrong = not _is_number(self.half_life) or not self.half_life > 0  # type: ignore[operator]
         if self.half_life is not None and (self.combine == "concat" or wrong):
             raise DeclarationError(

@@ -182,12 +182,13 @@ def _apply(original: Any, store: FeatureStore, objects: Any, *args: Any, **kwarg
 
 
 def _drop_stale_rows(store: FeatureStore, pairs: Iterable[tuple[Any, Any]]) -> None:
-    """Empties the online table of each of our views whose fingerprint changed."""
+    """Empties the online table of each of our views whose active fingerprint changed."""
     for old, new in pairs:
         if old is None or not isinstance(new, LLMBatchFeatureView):
             continue
         before, after = old.tags.get(FINGERPRINT_TAG), new.tags[FINGERPRINT_TAG]
-        if before == after:
+        active = store.registry.get_feature_view(new.name, store.project).tags.get(FINGERPRINT_TAG)
+        if before == after or active != after:  # `feast apply --no-promote` leaves the old one active
             continue
         online_store = store._get_provider().online_store
         nothing: dict[str, Any] = {"entities_to_delete": [], "entities_to_keep": [], "partial": True}

@@ -134,6 +134,10 @@ class _Publication:
         if raw is not None:
             entity = self._entities[str(feature.entity)]
             views[feature.name] = batch_view(bound, raw, entity, self._root, tags)
+        for name in views.keys() & self._views.keys():
+            raise NameCollisionError(
+                f"Feature {feature.name!r} makes a view {name!r}, and so does another feature. Rename one of them."
+            )
         self._bound[feature.name] = bound
         self._requests[feature.name] = request
         self._views.update(views)
@@ -158,15 +162,14 @@ class _Publication:
         """The view that has the feature's entity and columns."""
         if feature.entity not in self._entities:
             raise UnknownNameError("Feast entity in this module", str(feature.entity), self._entities)
-        if feature.name in self._sources:
-            fitting = [self._sources[feature.name]]
-        else:
-            same_entity = [view for view in self._raw.values() if view.entities == [feature.entity]]
-            fitting = [view for view in same_entity if set(feature.columns) <= {field.name for field in view.features}]
+        named = self._sources.get(feature.name)
+        views = list(self._raw.values()) if named is None else [named]
+        same_entity = [view for view in views if view.entities == [feature.entity]]
+        fitting = [view for view in same_entity if set(feature.columns) <= {field.name for field in view.features}]
+        if named is not None and not named.features:
+            fitting = same_entity  # a view without a schema gets its columns from the source when it is applied
         if len(fitting) != 1:
-            offers = "; ".join(
-                f"{view.name}({', '.join(field.name for field in view.features)})" for view in self._raw.values()
-            )
+            offers = "; ".join(f"{view.name}({', '.join(field.name for field in view.features)})" for view in views)
             raise DeclarationError(
                 f"Feature {feature.name!r} reads {', '.join(feature.columns)} of entity {feature.entity!r}: expected "
                 f"one feature view with that entity and those columns, found {len(fitting)} among: {offers or 'none'}. "

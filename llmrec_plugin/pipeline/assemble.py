@@ -70,7 +70,8 @@ def assemble(feature: TextFeature, columns: Mapping[str, Sequence[Any]]) -> Asse
 def to_text(value: object) -> str:
     """A cell as text: missing values give ``""``, numbers their shortest decimal form, lists are joined by ``", "``.
 
-    Floats are written with 7 significant digits, so that float32 and float64 columns agree.
+    Floats are written with 6 significant digits, all that float32 holds of any decimal number, so that float32 and
+    float64 columns of such numbers agree.
 
     Raises:
         InputError: The value is of a type that is not text, e.g. bytes or a mapping.
@@ -87,7 +88,7 @@ def to_text(value: object) -> str:
         number = float(value)
         if math.isnan(number):
             return ""
-        return str(int(number)) if number.is_integer() else format(number, ".7g")
+        return str(int(number)) if number.is_integer() else format(number, ".6g")
     items = as_list(value)
     if items is not None:
         return ", ".join(filter(None, map(to_text, items)))

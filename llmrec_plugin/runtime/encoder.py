@@ -11,7 +11,7 @@ import numpy as np
 
 from llmrec_plugin import artifacts
 from llmrec_plugin.artifacts import Artifact
-from llmrec_plugin.errors import ParityError
+from llmrec_plugin.errors import ArtifactCorruptError, ArtifactMismatchError, ParityError
 from llmrec_plugin.pipeline.batching import pad, plan_batches
 from llmrec_plugin.runtime.session import CPU, Profile, open_session
 from llmrec_plugin.settings import Settings
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 CPU_TOKEN_BUDGET = 512
 GPU_TOKEN_BUDGET = 32_768
 GOLDEN_MIN_COSINE = 0.9999
+GOLDEN_MAX_STRETCH = 0.01  # of a vector's length
 
 
 class Encoder:
@@ -115,20 +116,35 @@ class Encoder:
 
                 tokenizer = Tokenizer.from_file(str(self.artifact.path(artifacts.TOKENIZER)))
                 tokenizer.no_padding()
+                special = tokenizer.num_special_tokens_to_add(False)
+                if max_tokens <= special:
+                    raise ArtifactMismatchError(
+                        f"Model {self.artifact.manifest.model!r} adds {special} special tokens to every text, so "
+                        f"max_tokens={max_tokens} leaves no room for it. Declare at least {special + 1}."
+                    )
                 tokenizer.enable_truncation(min(max_tokens, self.artifact.manifest.max_tokens))
                 self._tokenizers[max_tokens] = tokenizer
             return self._tokenizers[max_tokens]
 
     def _check_golden_texts(self) -> None:
+        texts = self.artifact.manifest.golden_texts
         expected = np.load(self.artifact.path(artifacts.GOLDEN), allow_pickle=False)
-        actual, _ = self.encode(self.artifact.manifest.golden_texts)
-        norms = np.linalg.norm(actual, axis=1) * np.linalg.norm(expected, axis=1)
-        cosines = np.einsum("nd,nd->n", actual, expected) / np.maximum(norms, 1e-12)
-        if not cosines.min() >= GOLDEN_MIN_COSINE:  # NaN fails too
-            worst = int(np.argmin(np.nan_to_num(cosines, nan=-1.0)))
+        actual, _ = self.encode(texts)
+        if expected.shape != actual.shape:
+            raise ArtifactCorruptError(
+                f"{self.artifact.path(artifacts.GOLDEN)}: expected golden vectors of shape {actual.shape}, got "
+                f"{expected.shape}. Run `llmrec export {self.artifact.manifest.model}` again."
+            )
+        lengths, recorded = np.linalg.norm(actual, axis=1), np.linalg.norm(expected, axis=1)
+        cosines = np.einsum("nd,nd->n", actual, expected) / np.maximum(lengths * recorded, 1e-12)
+        ratios = lengths / np.maximum(recorded, 1e-12)
+        sound = (cosines >= GOLDEN_MIN_COSINE) & (np.abs(ratios - 1) <= GOLDEN_MAX_STRETCH)  # NaN is not
+        if not sound.all():
+            worst = int(np.argmin(np.where(sound, 2.0, np.nan_to_num(cosines, nan=-1.0))))
             raise ParityError(
                 f"Model {self.artifact.manifest.model!r} (artifact {self.artifact.id[:16]}) on {self.provider}: golden "
-                f"text {self.artifact.manifest.golden_texts[worst]!r:.60} has cosine {cosines[worst]:.6f} to its "
-                f"recorded vector, expected at least {GOLDEN_MIN_COSINE}. This provider computes other numbers than "
-                "PyTorch did at export; try LLMREC_DEVICE=cpu, another onnxruntime version, or export again."
+                f"text {texts[worst]!r:.60} has cosine {cosines[worst]:.6f} to its recorded vector and "
+                f"{ratios[worst]:.4f} times its length, expected at least {GOLDEN_MIN_COSINE} and 1 within "
+                f"{GOLDEN_MAX_STRETCH}. This provider computes other numbers than PyTorch did at export; try "
+                "LLMREC_DEVICE=cpu, another onnxruntime version, or export again."
             )

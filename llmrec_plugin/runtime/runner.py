@@ -73,9 +73,16 @@ class Runner:
         tokens = self._encode(bound, missing, vectors, mode) if missing else 0
 
         empty = None if feature.on_empty == "null" else np.zeros(feature.dims, dtype=np.float32)
-        values = [combine(feature, [vectors[text] for text in row]) if row else empty for row in assembled.rows]
-        for row in assembled.invalid:
-            values[row] = None
+        values: list[np.ndarray | None] = []
+        invalid = dict(assembled.invalid)
+        for number, row in enumerate(assembled.rows):
+            if not row:
+                values.append(None if number in invalid else empty)
+            elif all(text in vectors for text in row):
+                values.append(combine(feature, [vectors[text] for text in row]))
+            else:
+                values.append(None)
+                invalid[number] = "the model gave a vector that is not finite"
         report = RunReport(
             started=started,
             feature=feature.name,
@@ -83,25 +90,27 @@ class Runner:
             mode=mode,
             rows=len(values),
             empty=sum(not row for row in assembled.rows) - len(assembled.invalid),
-            invalid=len(assembled.invalid),
+            invalid=len(invalid),
             texts=len(texts),
             cached=cached,
             computed=len(missing),
             tokens=tokens,
             seconds=time.perf_counter() - clock,
         )
-        self._tell(report, assembled.invalid, mode)
+        self._tell(report, invalid, mode)
         return values, report
 
     def _encode(self, bound: BoundFeature, texts: list[str], vectors: dict[str, np.ndarray], mode: Mode) -> int:
-        """Adds the vectors of `texts` to `vectors` and to the cache; returns the tokens read."""
+        """Adds the vectors of `texts`, where finite, to `vectors` and to the cache; returns the tokens read."""
         feature = bound.feature
         encoder = self._encoder(bound, "online" if mode == "on_demand" else "batch")
         normalized = encoder.artifact.manifest.normalize
         tokens = 0
         for chunk in self._progress(_chunks(texts, TEXTS_PER_CHUNK), len(texts), feature.name, mode):
             raw, count = encoder.encode([feature.prefix + text for text in chunk], max_tokens=feature.max_tokens)
-            done = dict(zip(chunk, finish(feature, raw, already_normalized=normalized), strict=True))
+            finished = finish(feature, raw, already_normalized=normalized)
+            finite = np.isfinite(finished).all(axis=1)
+            done = {chunk[i]: finished[i] for i in np.flatnonzero(finite)}
             self.cache.put_many(bound.encoding_fingerprint, done)
             vectors.update(done)
             tokens += count

@@ -1,0 +1,339 @@
+"""The value cache: what comes back, what is dropped, what happens when the file is in a bad state."""
+
+import logging
+import os
+import sqlite3
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from llmrec_plugin.runtime import cache as module
+from llmrec_plugin.runtime.cache import RunReport, VectorCache
+
+HOUR = 3600
+BYTES = 4 + 8 * 4  # of one value: checksum and eight float32
+
+
+@pytest.fixture
+def cache(tmp_path):
+    cache = VectorCache(tmp_path / "cache", 2**20)
+    yield cache
+    cache.close()
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """The cache's clock, set by ``clock.now = ...``."""
+    clock = SimpleNamespace(now=1_700_000_000)
+    monkeypatch.setattr(module, "time", SimpleNamespace(time=lambda: clock.now))
+    return clock
+
+
+def vectors(*texts):
+    """A vector per text that tells which text it is for."""
+    return {text: np.full(8, len(text) + 0.1, dtype=np.float32) + np.arange(8, dtype=np.float32) for text in texts}
+
+
+def numbered(start, stop):
+    return vectors(*(f"text {number}" for number in range(start, stop)))
+
+
+def report(**changes):
+    return RunReport(
+        **{
+            "started": 1.5, "feature": "f", "fingerprint": "a", "mode": "batch", "rows": 3, "empty": 1, "invalid": 0,
+            "texts": 2, "cached": 1, "computed": 1, "tokens": 9, "seconds": 0.25, **changes,
+        }
+    )  # fmt: skip
+
+
+def damage(cache, sql):
+    """Changes the file behind the cache's back."""
+    cache.close()
+    connection = sqlite3.connect(cache.path)
+    connection.execute(sql)
+    connection.commit()
+    connection.close()
+
+
+def check_equal(got, expected):
+    assert got.keys() == expected.keys()
+    for text, vector in expected.items():
+        assert got[text].dtype == np.float32
+        np.testing.assert_array_equal(got[text], vector)
+
+
+# --- values
+
+
+def test_values_come_back_as_they_were(cache):
+    stored = {**vectors("one", "three", ""), "odd": np.array([np.nan, -0.0, np.inf, 1e-45] * 2, dtype=np.float32)}
+    cache.put_many("a", stored)
+    got = cache.get_many("a", ["three", "unknown", "one", "", "odd", "one"])
+    check_equal(got, stored)
+    assert np.signbit(got["odd"][1])
+
+
+def test_values_of_another_fingerprint_are_not_given(cache):
+    cache.put_many("a", vectors("one"))
+    assert cache.get_many("b", ["one"]) == {}
+
+
+def test_a_value_cannot_be_changed_by_who_reads_it(cache):
+    cache.put_many("a", vectors("one"))
+    with pytest.raises(ValueError, match="read-only"):
+        cache.get_many("a", ["one"])["one"][0] = 9
+
+
+def test_a_second_value_of_a_text_replaces_the_first(cache):
+    cache.put_many("a", vectors("one"))
+    cache.put_many("a", {"one": np.zeros(8, dtype=np.float32)})
+    check_equal(cache.get_many("a", ["one"]), {"one": np.zeros(8)})
+    assert cache.size() == (1, BYTES)
+
+
+def test_more_texts_than_one_query_takes_come_back(cache):
+    stored = numbered(0, 3 * module._KEYS_PER_QUERY + 1)
+    cache.put_many("a", stored)
+    check_equal(cache.get_many("a", list(stored)), stored)
+
+
+def test_no_texts_are_no_work(cache):
+    cache.put_many("a", {})
+    assert cache.get_many("a", []) == {}
+    assert cache.size() == (0, 0)
+
+
+def test_values_are_there_after_the_file_was_closed(cache):
+    cache.put_many("a", vectors("one"))
+    cache.close()
+    check_equal(cache.get_many("a", ["one"]), vectors("one"))
+
+
+def test_the_file_is_for_this_user_only(cache):
+    cache.put_many("a", vectors("one"))
+    assert cache.path.stat().st_mode & 0o077 == 0
+    assert cache.path.parent.stat().st_mode & 0o077 == 0
+
+
+@given(st.lists(st.tuples(st.text(), st.text(st.characters(codec=None))), unique=True, max_size=20))
+def test_different_texts_and_fingerprints_have_different_keys(pairs):
+    fingerprints = {(fingerprint.replace("\n", ""), text) for fingerprint, text in pairs}
+    assert len({module._key(*pair) for pair in fingerprints}) == len(fingerprints)
+
+
+# --- damage
+
+
+@pytest.mark.parametrize(
+    "value", ["zeroblob(36)", "substr(value, 1, 20)", "x''", "CAST(substr(value, 1, 35) || x'00' AS BLOB)"]
+)
+def test_a_damaged_value_is_a_miss_and_can_be_replaced(cache, caplog, value):
+    cache.put_many("a", vectors("one"))
+    cache.put_many("b", vectors("one"))
+    damage(cache, f"UPDATE entries SET value = {value} WHERE fingerprint = 'a'")
+    assert cache.get_many("a", ["one"]) == {}
+    assert "damaged value is computed again" in caplog.text
+    check_equal(cache.get_many("b", ["one"]), vectors("one"))
+    cache.put_many("a", vectors("one"))
+    check_equal(cache.get_many("a", ["one"]), vectors("one"))
+
+
+@pytest.mark.parametrize("content", [b"not a database" * 1000, b"SQLite format 3\x00" + b"\xff" * 20_000])
+def test_a_file_that_is_no_database_is_moved_aside(cache, caplog, content):
+    cache.path.parent.mkdir()
+    cache.path.write_bytes(content)
+    cache.put_many("a", vectors("one"))
+    check_equal(cache.get_many("a", ["one"]), vectors("one"))
+    (aside,) = cache.path.parent.glob("values.damaged-*")
+    assert aside.read_bytes() == content
+    assert "begun anew" in caplog.text
+    assert "computed without it" not in caplog.text
+
+
+def test_a_folder_that_cannot_be_written_only_warns_and_once(tmp_path, caplog):
+    (tmp_path / "file").write_text("no folder")
+    cache = VectorCache(tmp_path / "file" / "cache", 2**20)
+    for _ in range(2):
+        cache.put_many("a", vectors("one"))
+        assert cache.get_many("a", ["one"]) == {}
+        cache.record(report())
+        assert (cache.runs(), cache.size()) == ([], (0, 0))
+    warnings = [record for record in caplog.records if record.levelno >= logging.WARNING]
+    assert len(warnings) == 1
+    assert "values are computed without it" in warnings[0].getMessage()
+
+
+def test_a_write_that_fails_stores_all_or_nothing(cache, caplog):
+    cache.put_many("a", vectors("one"))
+    damage(cache, "CREATE TRIGGER full BEFORE INSERT ON entries WHEN (SELECT entries FROM total) = 3 "
+                  "BEGIN SELECT RAISE(ABORT, 'disk full'); END")  # fmt: skip
+    cache.put_many("a", numbered(0, 5))
+    assert "disk full" in caplog.text
+    assert cache.size() == (1, BYTES)
+    check_equal(cache.get_many("a", ["one", *numbered(0, 5)]), vectors("one"))
+    cache.put_many("a", numbered(0, 2))
+    assert cache.size()[0] == 3
+
+
+# --- the bound
+
+
+def test_the_least_recently_used_values_are_dropped(tmp_path, clock):
+    cache = VectorCache(tmp_path, 600 * BYTES)
+    cache.put_many("a", numbered(0, 300))
+    clock.now += 2 * HOUR
+    cache.put_many("a", numbered(300, 600))
+    clock.now += 2 * HOUR
+    assert len(cache.get_many("a", list(numbered(0, 300)))) == 300  # now the first are the recent ones
+    clock.now += 2 * HOUR
+    cache.put_many("a", numbered(600, 601))
+    assert cache.size()[0] <= 600
+    assert len(cache.get_many("a", list(numbered(0, 300)))) == 300
+    assert len(cache.get_many("a", list(numbered(600, 601)))) == 1
+    assert len(cache.get_many("a", list(numbered(300, 600)))) < 300
+    cache.close()
+
+
+@pytest.mark.parametrize("bound", [1, 10 * BYTES, 400 * BYTES])
+def test_the_bound_holds_after_every_write(tmp_path, bound):
+    cache = VectorCache(tmp_path, bound)
+    for start in range(0, 1500, 300):
+        cache.put_many("a", numbered(start, start + 300))
+        entries, size = cache.size()
+        assert size == entries * BYTES <= bound
+    cache.close()
+
+
+def test_the_count_agrees_with_what_is_stored(tmp_path):
+    cache = VectorCache(tmp_path, 400 * BYTES)
+    for start in (0, 100, 50, 300, 0):
+        cache.put_many("a", numbered(start, start + 200))
+    connection = sqlite3.connect(cache.path)
+    assert connection.execute("SELECT count(*), total(length(value)) FROM entries").fetchone() == cache.size()
+    connection.close()
+    cache.close()
+
+
+# --- runs
+
+
+def test_runs_are_kept_in_order(cache):
+    reports = [report(started=float(number), feature=f"f{number}") for number in range(3)]
+    for item in reports:
+        cache.record(item)
+    assert cache.runs() == reports
+
+
+def test_only_the_last_runs_are_kept(cache, monkeypatch):
+    monkeypatch.setattr(module, "_RUNS_KEPT", 5)
+    for number in range(12):
+        cache.record(report(rows=number))
+    assert [item.rows for item in cache.runs()] == [7, 8, 9, 10, 11]
+
+
+def test_a_run_is_told_in_one_line():
+    assert str(report()) == "f: 3 rows, 1 empty, 2 distinct texts: 1 cached, 1 computed in 0.2 s"
+    assert "2 invalid" in str(report(invalid=2, empty=0))
+    assert "empty" not in str(report(empty=0))
+
+
+# --- threads and processes
+
+WORKER = """
+import numpy as np
+from pathlib import Path
+from llmrec_plugin.runtime.cache import VectorCache
+who, folder, rounds = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
+cache = VectorCache(folder, 2**24)
+wait()
+for number in range(rounds):
+    stored = {f"{who} {number} {i}": np.full(8, number + i, np.float32) for i in range(20)}
+    stored["shared"] = np.ones(8, np.float32)
+    cache.put_many("a", stored)
+    got = cache.get_many("a", list(stored))
+    assert got.keys() == stored.keys(), len(got)
+    assert all((got[text] == vector).all() for text, vector in stored.items())
+"""
+
+
+def test_processes_that_write_and_read_at_once_lose_nothing(cache, run_together):
+    cache.put_many("a", vectors("before"))
+    run_together(WORKER, cache.path.parent, 25)
+    assert cache.size()[0] == 1 + 1 + 4 * 25 * 20
+    texts = [f"{who} {number} {i}" for who in range(4) for number in range(25) for i in range(20)]
+    assert len(cache.get_many("a", texts)) == len(texts)
+
+
+OPENER = """
+import numpy as np
+from pathlib import Path
+from llmrec_plugin.runtime.cache import VectorCache
+for folder in sys.argv[2:]:
+    cache = VectorCache(Path(folder), 2**20)
+    wait()
+    cache.put_many("a", {sys.argv[1]: np.ones(8, np.float32)})
+    cache.close()
+"""
+
+
+def test_processes_that_open_a_new_or_damaged_file_at_once_lose_nothing(tmp_path, run_together):
+    folders = [tmp_path / str(number) for number in range(16)]
+    for folder in folders[::2]:
+        folder.mkdir()
+        (folder / "values.sqlite").write_text("not a database" * 1000)
+    run_together(OPENER, *folders, rounds=len(folders))
+    for folder in folders:
+        cache = VectorCache(folder, 2**20)
+        assert cache.get_many("a", ["0", "1", "2", "3"]).keys() == {"0", "1", "2", "3"}
+        assert len(list(folder.glob("values.damaged-*"))) <= 1
+        cache.close()
+
+
+def test_threads_share_one_cache(cache):
+    def work(who):
+        for number in range(20):
+            stored = numbered(1000 * who + 10 * number, 1000 * who + 10 * number + 10)
+            cache.put_many("a", stored)
+            check_equal(cache.get_many("a", list(stored)), stored)
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(work, range(4)))
+    assert cache.size()[0] == 4 * 20 * 10
+
+
+FORKING = """
+import os, sqlite3, sys
+import numpy as np
+from pathlib import Path
+from llmrec_plugin.runtime.cache import VectorCache
+cache = VectorCache(Path(sys.argv[1]), 2**20)
+vector = np.ones(8, np.float32)
+cache.put_many("a", {"parent": vector})
+before = cache._connection
+child = os.fork()
+if child == 0:
+    cache.put_many("a", {"child": vector})
+    ok = cache._connection is not before and len(cache.get_many("a", ["parent", "child"])) == 2
+    cache.close()
+    os._exit(0 if ok else 1)
+assert os.waitpid(child, 0)[1] == 0
+assert cache._connection is before
+cache.put_many("a", {"later": vector})
+assert len(cache.get_many("a", ["parent", "child", "later"])) == 3
+assert sqlite3.connect(cache.path).execute("PRAGMA integrity_check").fetchone() == ("ok",)
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this platform does not fork")
+def test_a_forked_child_opens_the_file_for_itself(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-c", FORKING, tmp_path], capture_output=True, text=True, check=False, timeout=60
+    )
+    assert (done.returncode, done.stderr) == (0, "")

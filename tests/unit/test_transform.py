@@ -1,0 +1,266 @@
+"""The callable behind a Feast view."""
+
+import json
+import pickle
+import subprocess
+import sys
+import typing
+
+import numpy as np
+import pandas as pd
+import pytest
+from samples import bound, embedding, history, match, query
+
+from llmrec_plugin.binding import BoundSimilarity, to_json
+from llmrec_plugin.errors import FingerprintMismatchError, MissingColumnError
+from llmrec_plugin.pipeline.postprocess import similarity
+from llmrec_plugin.runtime import runner as runner_module
+from llmrec_plugin.transform import Transform, load, source
+
+ITEM = "item_title_embedding"
+SIMILARITY = "query_item_similarity"
+
+
+@pytest.fixture(autouse=True)
+def environment(monkeypatch, tmp_path, tiny_folder):
+    """Transformations read their settings from the environment, as in a Feast process."""
+    monkeypatch.setenv("LLMREC_ARTIFACTS", str(tiny_folder))
+    monkeypatch.setenv("LLMREC_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("LLMREC_DEVICE", "cpu")
+    monkeypatch.setenv("LLMREC_THREADS", "1")
+    monkeypatch.setenv("LLMREC_PROGRESS", "0")
+
+
+@pytest.fixture
+def no_model(monkeypatch):
+    monkeypatch.setattr(runner_module, "Encoder", lambda *_: pytest.fail("a model was loaded"))
+
+
+def make(view, item, **extra):
+    return load(view, item.feature.name, json.dumps({"bound": json.loads(to_json(item)), **extra}))
+
+
+@pytest.fixture
+def batch(tiny):
+    return make("batch", bound(embedding(), tiny.id), keep=["item_id", "event_timestamp"])
+
+
+@pytest.fixture
+def on_demand(tiny):
+    return make("on_demand", bound(query(), tiny.id))
+
+
+@pytest.fixture
+def compare(tiny):
+    """Makes the transformation of a similarity between a query and a stored item."""
+
+    def compare(metric="cosine"):
+        return make(
+            "on_demand", BoundSimilarity(match(metric=metric), bound(query(), tiny.id), bound(embedding(), tiny.id))
+        )
+
+    return compare
+
+
+def frame(**columns):
+    count = len(next(iter(columns.values())))
+    return pd.DataFrame(
+        {
+            "extra": range(count),
+            "event_timestamp": pd.date_range("2024-01-01", periods=count, tz="UTC"),
+            **columns,
+            "item_id": range(100, 100 + count),
+        },
+        index=range(7, 7 + count),
+    )
+
+
+# --- travelling
+
+
+def test_a_transformation_pickles_by_reference_in_few_bytes(batch):
+    data = pickle.dumps(batch)
+    assert len(data) < 2048
+    assert b"llmrec_plugin.transform" in data
+    twin = pickle.loads(data)
+    assert (twin.view, twin.__name__, twin.payload) == (batch.view, batch.__name__, batch.payload)
+
+
+def test_the_bytes_do_not_change_with_use_or_process(batch):
+    before = pickle.dumps(batch)
+    batch(frame(title=["red"]))
+    assert pickle.dumps(batch) == before
+    assert pickle.dumps(pickle.loads(before)) == before
+    code = "import pickle, sys; sys.stdout.buffer.write(pickle.dumps(pickle.loads(sys.stdin.buffer.read())))"
+    done = subprocess.run([sys.executable, "-c", code], input=before, capture_output=True, check=True)
+    assert done.stdout == before
+
+
+def test_dill_as_feast_calls_it_gives_the_same_few_bytes(batch):
+    dill = pytest.importorskip("dill", reason="feast, which brings dill, is not installed")
+    before = dill.dumps(batch, recurse=True)
+    batch(frame(title=["red"]))
+    assert dill.dumps(batch, recurse=True) == before
+    assert len(before) < 2048
+
+
+def test_the_source_text_gives_an_equal_transformation_in_a_bare_namespace(batch, on_demand, compare):
+    for transform in (batch, on_demand, compare()):
+        namespace = {}
+        exec(source(transform), namespace)
+        twin = namespace[transform.__name__]
+        assert isinstance(twin, Transform)
+        assert pickle.dumps(twin) == pickle.dumps(transform)
+
+
+def test_the_source_text_holds_whatever_a_declaration_says(tiny):
+    feature = query(prefix='it\'s a "quote" \\ \n 🙂 {x}', text="{query}'\"\\n")
+    transform = make("on_demand", bound(feature, tiny.id))
+    namespace = {}
+    exec(source(transform), namespace)
+    assert namespace[feature.name].bound.feature == feature
+
+
+def test_a_transformation_looks_like_a_function_to_feast(batch):
+    assert callable(batch)
+    assert batch.__name__ == batch.__qualname__ == ITEM
+    assert typing.get_type_hints(batch) == {}
+
+
+@pytest.mark.usefixtures("no_model")
+def test_making_a_transformation_reads_no_model_and_no_declaration():
+    load("batch", "anything", "not even JSON")
+
+
+@pytest.mark.parametrize(("path", "value"), [("fingerprint", "0" * 64), ("artifact", "b" * 64)])
+@pytest.mark.usefixtures("no_model")
+def test_a_payload_that_was_tampered_with_computes_nothing(batch, path, value):
+    values = json.loads(batch.payload)
+    values["bound"][path] = value
+    with pytest.raises(FingerprintMismatchError, match=ITEM):
+        load("batch", ITEM, json.dumps(values))(frame(title=["red"]))
+
+
+# --- batch
+
+
+def test_a_frame_becomes_keys_and_vectors_row_by_row(batch):
+    rows = frame(title=["red", None, "blue", "red"])
+    before = rows.copy()
+    result = batch(rows)
+    assert list(result.columns) == ["item_id", "event_timestamp", ITEM]
+    assert list(result.index) == [0, 1, 2, 3]
+    assert result["item_id"].tolist() == [100, 101, 102, 103]
+    assert result["event_timestamp"].tolist() == rows["event_timestamp"].tolist()
+    vectors = result[ITEM].tolist()
+    assert vectors[1] is None
+    assert [vectors[i].shape for i in (0, 2, 3)] == [(8,)] * 3
+    np.testing.assert_array_equal(vectors[0], vectors[3])
+    assert not np.allclose(vectors[0], vectors[2], atol=1e-3)
+    pd.testing.assert_frame_equal(rows, before)
+
+
+def test_a_single_row_is_a_vector_not_a_row_of_numbers(batch):
+    (vector,) = batch(frame(title=["red"]))[ITEM]
+    assert vector.shape == (8,)
+
+
+@pytest.mark.usefixtures("no_model")
+def test_an_empty_frame_keeps_its_columns_and_loads_no_model(batch):
+    result = batch(frame(title=["red"]).iloc[:0])
+    assert list(result.columns) == ["item_id", "event_timestamp", ITEM]
+    assert len(result) == 0
+    assert result["event_timestamp"].dtype == "datetime64[ns, UTC]"
+
+
+@pytest.mark.parametrize("dropped", ["title", "item_id", "event_timestamp"])
+def test_a_frame_without_a_column_is_an_error_even_without_rows(batch, dropped):
+    for rows in (frame(title=["red"]), frame(title=["red"]).iloc[:0]):
+        with pytest.raises(MissingColumnError, match=rf"{ITEM}.*reads column\(s\) '{dropped}'"):
+            batch(rows.drop(columns=dropped))
+
+
+def test_a_frame_of_numpy_lists_is_a_history(tiny):
+    transform = make("batch", bound(history(), tiny.id), keep=["item_id"])
+    result = transform(frame(events=[np.array(["red", "blue"]), np.array([]), None]))
+    assert [value is None for value in result["user_history_embedding"]] == [False, True, True]
+
+
+# --- on demand
+
+
+def test_columns_become_one_column_of_tuples(on_demand):
+    result = on_demand({"query": ["red", None, "blue"], "other": [1, 2, 3]})
+    values = result["query_text_embedding"]
+    assert [type(value) for value in values] == [tuple, type(None), tuple]
+    assert len(values[0]) == 8
+    assert {type(number) for number in values[0]} == {float}
+
+
+def test_a_request_gives_the_value_that_a_batch_stored(batch, tiny):
+    stored = batch(frame(title=["red server", "blue"]))[ITEM]
+    requested = make("on_demand", bound(embedding(entity=None), tiny.id))({"title": ["red server", "blue"]})[ITEM]
+    np.testing.assert_array_equal(np.stack(stored), np.array(requested, dtype=np.float32))
+
+
+def test_the_name_that_feast_looks_for_with_full_feature_names_is_there_too(on_demand):
+    result = on_demand({"query": ["red"]})
+    assert list(result) == ["query_text_embedding", "query_text_embedding__query_text_embedding"]
+    assert len({id(values) for values in result.values()}) == 1
+
+
+def test_historical_rows_have_the_plain_name_only(on_demand):
+    result = on_demand({"query": ["red"], "event_timestamp": [pd.Timestamp("2024-01-01")]})
+    assert list(result) == ["query_text_embedding"]
+
+
+@pytest.mark.usefixtures("no_model")
+def test_no_rows_on_demand_load_no_model(on_demand, compare):
+    assert on_demand({"query": []})["query_text_embedding"] == []
+    assert compare()({"query": [], ITEM: []})[SIMILARITY] == []
+
+
+@pytest.mark.parametrize("missing", ["query", ITEM])
+def test_a_request_without_a_column_is_an_error_that_names_it(compare, missing):
+    columns = {"query": ["red"], ITEM: [[1.0] * 8]}
+    del columns[missing]
+    with pytest.raises(MissingColumnError, match=missing):
+        compare()(columns)
+
+
+# --- similarity
+
+
+@pytest.mark.parametrize("metric", ["cosine", "dot", "euclidean"])
+def test_a_similarity_is_that_of_the_query_and_the_stored_vector(compare, on_demand, metric):
+    queries = ["red", "blue server", "red"]
+    stored = np.random.default_rng(0).standard_normal((3, 8)).astype(np.float32)
+    values = compare(metric)({"query": queries, ITEM: [list(map(float, row)) for row in stored]})[SIMILARITY]
+    left = np.array(on_demand({"query": queries})["query_text_embedding"], dtype=np.float32)
+    assert values == similarity(left, stored, metric).tolist()
+    assert {type(value) for value in values} == {float}
+
+
+@pytest.mark.parametrize("null", [None, float("nan"), [], np.array([])], ids=repr)
+def test_a_row_without_a_stored_vector_is_null_and_its_neighbours_are_not_touched(compare, null):
+    whole = compare()({"query": ["red", "red"], ITEM: [[1.0] * 8, [2.0] * 8]})[SIMILARITY]
+    values = compare()({"query": ["red", "red", "red"], ITEM: [[1.0] * 8, null, [2.0] * 8]})[SIMILARITY]
+    assert values == [whole[0], None, whole[1]]
+
+
+def test_a_row_without_a_query_is_null(compare):
+    values = compare()({"query": ["", "red", b"x"], ITEM: [[1.0] * 8] * 3})[SIMILARITY]
+    assert [value is None for value in values] == [True, False, True]
+
+
+def test_the_cosine_of_a_stored_zero_vector_is_null_and_its_distance_is_not(compare):
+    columns = {"query": ["red"], ITEM: [[0.0] * 8]}
+    assert compare()(columns)[SIMILARITY] == [None]
+    assert compare("dot")(columns)[SIMILARITY] == [0.0]
+    assert compare("euclidean")(columns)[SIMILARITY] == [pytest.approx(1.0)]
+
+
+@pytest.mark.parametrize("dims", [1, 7, 9])
+def test_a_stored_vector_of_other_dims_is_an_error_that_says_what_to_do(compare, dims):
+    with pytest.raises(FingerprintMismatchError, match=rf"'{ITEM}' has {dims} dims, expected 8.*feast materialize"):
+        compare()({"query": ["red", "red"], ITEM: [[1.0] * 8, [1.0] * dims]})
