@@ -16,7 +16,7 @@ import json
 import re
 import string
 from dataclasses import dataclass, fields
-from typing import Any, ClassVar, Literal, TypeAlias, get_args
+from typing import Any, ClassVar, Literal, TypeAlias, TypeGuard, get_args
 
 from llmrec_plugin.errors import DeclarationError
 
@@ -83,7 +83,7 @@ def _check_text(owner: str, field: str, value: object) -> None:
         raise DeclarationError(f"{owner}: {field} holds a lone surrogate, which no encoder accepts: {value!r}.")
 
 
-def _is_number(value: object) -> bool:
+def _is_number(value: object) -> TypeGuard[float]:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 

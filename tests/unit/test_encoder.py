@@ -152,7 +152,7 @@ def test_golden_vectors_of_another_shape_are_a_damaged_artifact(copy, tmp_path):
 
 def test_a_length_that_leaves_no_room_for_a_token_is_refused(tiny, tmp_path):
     encoder = Encoder(tiny, settings(tmp_path))
-    with pytest.raises(ArtifactMismatchError, match="adds 2 special tokens.*Declare at least 3"):
+    with pytest.raises(ArtifactMismatchError, match=r"adds 2 special tokens.*Declare at least 3"):
         encoder.encode(["red"], max_tokens=2)
 
 
