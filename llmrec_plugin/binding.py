@@ -93,7 +93,9 @@ def from_json(text: str) -> Bound:
 
 
 def _encode(bound: Bound) -> dict[str, Any]:
-    values: dict[str, Any] = {"feature": to_spec(bound.feature), "fingerprint": bound.fingerprint}
+    # The description is for people and stays in the view's own: a change of it is no change of the transformation.
+    feature = {name: value for name, value in to_spec(bound.feature).items() if name != "description"}
+    values: dict[str, Any] = {"feature": feature, "fingerprint": bound.fingerprint}
     if isinstance(bound, BoundSimilarity):
         return {**values, "left": _encode(bound.left), "right": _encode(bound.right)}
     return {**values, "artifact": bound.artifact_id}

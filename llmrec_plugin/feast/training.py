@@ -22,6 +22,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.dataset as pads
 import pyarrow.parquet as pq
+import yaml
 from feast import FileSource
 from feast.data_format import ParquetFormat
 from feast.protos.feast.core.DataSource_pb2 import DataSource as DataSourceProto
@@ -43,8 +44,8 @@ class TrainingSource(FileSource):
 
     Args:
         configuration: ``bound``, the bound declaration; ``uri``, the raw parquet file or folder;
-            ``root``, the feature repo that a relative uri starts from; ``keys``; ``timestamp``;
-            ``created`` (maybe empty); ``field_mapping`` of the raw source.
+            ``root``, the feature repo that a relative uri starts from, and ``project``, its name;
+            ``keys``; ``timestamp``; ``created`` (maybe empty); ``field_mapping`` of the raw source.
         kwargs: Name, description, tags and owner, as of every Feast source.
     """
 
@@ -125,7 +126,7 @@ class TrainingSource(FileSource):
         table = (
             settings.cache_folder
             / "training"
-            / f"{bound.feature.name}-{bound.fingerprint[:16]}-{digest(self.configuration)[:8]}.parquet"
+            / f"{bound.feature.name}-{bound.fingerprint[:16]}-{digest([self.configuration, str(raw)])[:8]}.parquet"
         )
         table.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         with FileLock(f"{table}.lock"):
@@ -164,9 +165,11 @@ class TrainingSource(FileSource):
 
     def _raw_path(self) -> Path:
         uri = Path(self.configuration["uri"])
-        recorded = Path(self.configuration["root"])
-        # The repo may have moved since `feast apply`, e.g. into a container; then this process stands in it.
-        roots = [recorded, Path.cwd(), Path(os.environ.get("FEAST_FS_YAML_FILE_PATH", ".")).parent]
+        # A relative path starts from the feature repo. It may have been copied or moved since `feast apply`, e.g.
+        # into a container; a process that stands in it reads the same file as its `feast materialize`.
+        here = [Path.cwd(), Path(os.environ.get("FEAST_FS_YAML_FILE_PATH", ".")).absolute().parent]
+        roots = [folder for folder in here if project_name(folder) == self.configuration["project"]]
+        roots.append(Path(self.configuration["root"]))
         for root in roots:
             if (root / uri).exists():
                 return root / uri
@@ -176,6 +179,12 @@ class TrainingSource(FileSource):
             f"{', '.join(dict.fromkeys(map(str, roots)))}. Run in the feature repo's folder, or `feast apply` again "
             "where the file is."
         )
+
+
+def project_name(folder: Path) -> str | None:
+    """The project that the ``feature_store.yaml`` in `folder` names; None if there is no such file."""
+    path = folder / "feature_store.yaml"
+    return yaml.safe_load(path.read_text(encoding="utf-8")).get("project") if path.is_file() else None
 
 
 def _signature(raw: Path) -> bytes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 from feast import Entity, FeatureView, Field, FileSource, OnDemandFeatureView, RequestSource
@@ -15,7 +16,7 @@ from feast.value_type import ValueType
 from llmrec_plugin.binding import Bound, BoundFeature, BoundSimilarity, to_json
 from llmrec_plugin.errors import DeclarationError
 from llmrec_plugin.feast.patches import FINGERPRINT_TAG, LLMBatchFeatureView
-from llmrec_plugin.feast.training import TrainingSource
+from llmrec_plugin.feast.training import TrainingSource, project_name
 from llmrec_plugin.specs import HistoryEmbeddingFeature, Metric, TextFeature
 from llmrec_plugin.transform import Transform, source
 
@@ -74,6 +75,7 @@ def batch_view(
             "bound": values,
             "uri": raw_source.path,
             "root": root,
+            "project": project_name(Path(root)),
             "keys": [key],
             "timestamp": stamps[0],
             "created": stamps[1],

@@ -1,0 +1,14 @@
+"""Exports the real default model. Apart from `steps.py`, because it needs torch and no Feast."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from llmrec_plugin.artifacts import ArtifactStore
+from llmrec_plugin.export import export_model
+from llmrec_plugin.systems.minilm import ALL_MINILM_L6_V2
+
+
+def export_minilm(target_folder: str) -> str:
+    """Puts all-minilm-l6-v2 into an artifact folder; returns the artifact's id."""
+    return export_model(ALL_MINILM_L6_V2, ArtifactStore([Path(target_folder)])).id

@@ -1,0 +1,87 @@
+"""What the child processes of the integration tests do. Arguments and answers are JSON."""
+
+from __future__ import annotations
+
+import logging
+import math
+import runpy
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from feast import FeatureStore, RepoConfig
+
+
+def open_store(configuration: dict[str, Any] | None) -> FeatureStore:
+    """The store of the repo in the working folder, or of a configuration that knows no repo."""
+    return FeatureStore(repo_path=".") if configuration is None else FeatureStore(config=RepoConfig(**configuration))
+
+
+def plain(value: Any) -> Any:
+    """A value as JSON has it; NaN and missing values are None."""
+    if isinstance(value, np.ndarray):
+        return value.tolist()
+    if isinstance(value, pd.Timestamp):
+        return value.isoformat()
+    if isinstance(value, np.generic):
+        value = value.item()
+    return None if isinstance(value, float) and math.isnan(value) else value
+
+
+def read_online(
+    features: list[str],
+    rows: list[dict[str, Any]],
+    configuration: dict[str, Any] | None = None,
+    rows_per_request: int | None = None,
+    full_feature_names: bool = False,
+) -> dict[str, list[Any]]:
+    """Columns of ``get_online_features``, read in requests of `rows_per_request` rows."""
+    store = open_store(configuration)
+    columns: dict[str, list[Any]] = {}
+    size = rows_per_request or len(rows)
+    for start in range(0, len(rows), size):
+        answer = store.get_online_features(
+            features=features, entity_rows=rows[start : start + size], full_feature_names=full_feature_names
+        )
+        for name, values in answer.to_dict().items():
+            columns.setdefault(name, []).extend(map(plain, values))
+    return columns
+
+
+def read_historical(
+    features: list[str],
+    rows: list[dict[str, Any]],
+    configuration: dict[str, Any] | None = None,
+    full_feature_names: bool = False,
+) -> list[dict[str, Any]]:
+    """Rows of ``get_historical_features``, each with the number of the entity row it belongs to."""
+    frame = pd.DataFrame(rows)
+    frame["event_timestamp"] = pd.to_datetime(frame["event_timestamp"], utc=True, format="ISO8601")
+    frame["row"] = range(len(frame))
+    result = (
+        open_store(configuration)
+        .get_historical_features(entity_df=frame, features=features, full_feature_names=full_feature_names)
+        .to_df()
+        .sort_values("row")
+    )
+    return [{name: plain(value) for name, value in row.items()} for row in result.to_dict("records")]
+
+
+def describe(view: str) -> dict[str, Any]:
+    """What the registry says about a view."""
+    found = open_store(None).get_feature_view(view)
+    return {
+        "intervals": [[str(end.date()) for end in interval] for interval in found.materialization_intervals],
+        "version": found.current_version_number,
+        "transformation": found.feature_transformation.udf_string,
+    }
+
+
+def publish_features(path: str) -> dict[str, Any]:
+    """Tags of the views that a feature file publishes, and what was logged."""
+    records: list[str] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: records.append(record.getMessage())  # type: ignore[method-assign]
+    logging.getLogger("llmrec_plugin").addHandler(handler)
+    views = runpy.run_path(path)["llm"]
+    return {"views": {name: dict(view.tags) for name, view in views.items()}, "log": records}

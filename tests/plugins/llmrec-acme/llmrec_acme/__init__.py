@@ -1,0 +1,1 @@
+"""Acme's features and models for llmrec-plugin."""
