@@ -12,7 +12,7 @@ from feast.types import Array, PrimitiveFeastType
 
 from llmrec_plugin.artifacts import ArtifactStore
 from llmrec_plugin.binding import BoundFeature, BoundSimilarity, bind
-from llmrec_plugin.errors import ColumnTypeError, DeclarationError, NameCollisionError, UnknownNameError
+from llmrec_plugin.errors import ArtifactError, ColumnTypeError, DeclarationError, NameCollisionError, UnknownNameError
 from llmrec_plugin.feast.patches import LLMBatchFeatureView, apply_patches
 from llmrec_plugin.feast.views import batch_view, on_demand_name, on_demand_view, request_source, similarity_view
 from llmrec_plugin.manager import load_catalogue
@@ -47,7 +47,8 @@ def publish(
     an on-demand view ``<name>_on_demand``. A feature without an entity becomes an on-demand view.
 
     A declaration in `namespace`, or one named in `include`, must fit the repo. A plugin's feature that
-    finds no entity, columns or exported model here is left out, with a logged warning that says why.
+    finds no entity or columns here is left out, with a logged warning that says why. A model that is not
+    exported is an error for every feature, for Feast would delete what is left out.
 
     Args:
         namespace: The repo file's ``globals()``; entities and feature views are looked up in it, and the
@@ -118,29 +119,32 @@ class _Publication:
                 self._publish_similarity(feature, tags)
             else:
                 self._publish_embedding(feature, tags)
-        except Exception as exc:
+        except (ColumnTypeError, DeclarationError, UnknownNameError) as exc:
             required = item.provenance.plugin == _REPO or (self._include is not None and feature.name in self._include)
             if required:
                 raise
             logger.warning("Feature %r of %s is not published: %s", feature.name, item.provenance, exc)
+        except ArtifactError as exc:
+            # Never left out: `feast apply` would take it for deleted and drop what is stored.
+            exc.add_note(
+                f"Needed by feature {feature.name!r} of {item.provenance}; "
+                f"publish(globals(), exclude=[{feature.name!r}]) leaves it out, with what is stored of it."
+            )
+            raise
 
     def _publish_embedding(self, feature: TextFeature, tags: dict[str, str]) -> None:
         if feature.name in self._bound:
             return
-        bound = bind(feature, self._store)
         raw = None if feature.entity is None else self._raw_view(feature)
+        bound = bind(feature, self._store)
         request = request_source(feature, raw)
         views: dict[str, View] = {on_demand_name(feature): on_demand_view(bound, request, tags)}
         if raw is not None:
             entity = self._entities[str(feature.entity)]
             views[feature.name] = batch_view(bound, raw, entity, self._root, tags)
-        for name in views.keys() & self._views.keys():
-            raise NameCollisionError(
-                f"Feature {feature.name!r} makes a view {name!r}, and so does another feature. Rename one of them."
-            )
+        self._add_views(feature, views)
         self._bound[feature.name] = bound
         self._requests[feature.name] = request
-        self._views.update(views)
 
     def _publish_similarity(self, feature: SimilarityFeature, tags: dict[str, str]) -> None:
         sides = []
@@ -156,7 +160,15 @@ class _Publication:
             self._publish_embedding(side, {"llmrec.plugin": self._features[name].provenance.plugin})
             sides.append(self._bound[name])
             sources.append(self._requests[name] if side.entity is None else self._views[name])  # type: ignore[arg-type]
-        self._views[feature.name] = similarity_view(BoundSimilarity(feature, sides[0], sides[1]), sources, tags)
+        view = similarity_view(BoundSimilarity(feature, sides[0], sides[1]), sources, tags)
+        self._add_views(feature, {feature.name: view})
+
+    def _add_views(self, feature: Feature, views: Mapping[str, View]) -> None:
+        for name in views.keys() & self._views.keys():
+            raise NameCollisionError(
+                f"Feature {feature.name!r} makes a view {name!r}, and so does another feature. Rename one of them."
+            )
+        self._views.update(views)
 
     def _raw_view(self, feature: TextFeature) -> FeatureView:
         """The view that has the feature's entity and columns."""

@@ -173,8 +173,8 @@ class VectorCache:
 
     def _evict(self, connection: sqlite3.Connection) -> None:
         (size,) = connection.execute("SELECT bytes FROM total").fetchone()
-        while size > self._max_bytes:
-            connection.execute("DELETE FROM entries WHERE rowid IN (SELECT rowid FROM entries ORDER BY used LIMIT 256)")
+        oldest = "DELETE FROM entries WHERE rowid IN (SELECT rowid FROM entries ORDER BY used LIMIT 256)"
+        while size > self._max_bytes and connection.execute(oldest).rowcount:
             (size,) = connection.execute("SELECT bytes FROM total").fetchone()
 
     @contextmanager

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from integration.host import HERE, Repo, clean_environment
+from integration.host import HERE, Repo, StepError, clean_environment
 
 SOURCE = HERE.parent / "plugins" / "llmrec-acme"
 FEATURE = "package_synopsis_embedding"
@@ -181,8 +181,19 @@ def test_it_is_left_out_where_it_does_not_fit(acme: Path, new_repo: Callable[...
     [message] = result["log"]
     assert FEATURE in message
     assert "plugin 'acme' (llmrec-acme 2.3.0)" in message
-    # The model is missing there too, and that is what is said first, with its remedy.
-    assert "llmrec export all-minilm-l6-v2" in message
+    assert "No Feast entity in this module is named 'package'. Known: film." in message
+
+
+@pytest.mark.feast
+def test_a_missing_model_is_an_error_since_feast_would_delete_what_is_left_out(
+    acme: Path, new_repo: Callable[..., Repo]
+) -> None:
+    repo = new_repo("unexported")
+    (repo.folder / "features.py").write_text(FEATURES.format(entity="package"))
+    with pytest.raises(StepError) as caught:
+        _publish(repo, [acme])
+    for words in ("llmrec export all-minilm-l6-v2", f"Needed by feature '{FEATURE}' of plugin 'acme'", "exclude="):
+        assert words in str(caught.value)
 
 
 @pytest.mark.feast
