@@ -25,8 +25,7 @@ feast apply 2>&1 | grep --line-buffered -v -e RuntimeWarning -e '^  warnings.war
 step "4/5 feast materialize"
 feast materialize 2023-06-10T00:00:00 2023-08-01T00:00:00
 
+llmrec cache stats --last 4
+
 step "5/5 Train and rank, with and without the LLM features"
 python ../examples/ranker/ranker.py
-
-step "What was computed"
-llmrec cache stats --last 20

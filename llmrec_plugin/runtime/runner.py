@@ -160,7 +160,8 @@ def runner_for(settings: Settings) -> Runner:
 
 
 # ONNX Runtime's threads do not survive a fork: a child begins with sessions of its own.
-os.register_at_fork(after_in_child=runner_for.cache_clear)
+if hasattr(os, "register_at_fork"):  # not on Windows, which does not fork
+    os.register_at_fork(after_in_child=runner_for.cache_clear)
 
 
 def _chunks(texts: list[str], size: int) -> Iterable[list[str]]:

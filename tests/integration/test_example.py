@@ -1,0 +1,83 @@
+"""`make demo`, step by step, on a copy of the repo, with the tiny encoder in place of the real one."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from integration.host import Processes, clean_environment
+from tiny import export_tiny
+
+from llmrec_plugin.artifacts import ArtifactStore
+from llmrec_plugin.runtime.cache import VectorCache
+
+pytestmark = [
+    pytest.mark.feast,
+    pytest.mark.skipif(not importlib.util.find_spec("lightgbm"), reason="lightgbm comes with the extra 'ranker'"),
+]
+
+ROOT = Path(__file__).parents[2]
+UNTIL = "2023-08-01T00:00:00"
+
+
+def _run(*words: str, folder: Path, environ: dict[str, str]) -> str:
+    finished = subprocess.run(
+        [sys.executable, *words], cwd=folder, env=clean_environment() | environ, capture_output=True, text=True
+    )
+    assert finished.returncode == 0, finished.stderr
+    return finished.stdout
+
+
+@pytest.fixture(scope="module")
+def demo(processes: Processes, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    root = tmp_path_factory.mktemp("demo")
+    for name in ("feature_repo", "examples"):
+        shutil.copytree(ROOT / name, root / name, ignore=shutil.ignore_patterns("data", "__pycache__"))
+    environ = {"LLMREC_HOME": str(root / "home")}
+    export_tiny(ArtifactStore([root / "home" / "artifacts"]), name="all-minilm-l6-v2", dims=384, max_tokens=256)
+    _run("examples/ranker/prepare.py", folder=root, environ=environ)
+    repo = root / "feature_repo"
+    for words in (["apply"], ["materialize", "2023-06-10T00:00:00", UNTIL], ["materialize-incremental", UNTIL]):
+        processes.feast(*words, folder=repo, environ=environ).succeeded()
+    output = _run(
+        "examples/ranker/ranker.py", "--seeds", "1", "--output", str(root / "out.json"), folder=root, environ=environ
+    )
+    cache = VectorCache(root / "home" / "cache", 2**30)
+    runs = cache.runs()
+    cache.close()
+    return {"output": output, "results": json.loads((root / "out.json").read_text()), "runs": runs}
+
+
+def test_every_service_is_ranked_on_all_warm_and_cold_packages(demo: dict[str, Any]) -> None:
+    slices = demo["results"]["slices"]
+    assert slices.keys() == {"all", "warm", "cold"}
+    for slice_ in slices.values():
+        assert slice_["lists"] > 100
+        for metric in ("ndcg@10", "recall@10", "auc"):
+            values = slice_["metrics"][metric]
+            assert values["mean"].keys() == {"ranker_baseline", "ranker_llm", "ranker_shuffled"}
+            assert all(0.3 < value <= 1 for value in values["mean"].values())
+            for difference in values["minus_baseline"].values():
+                assert difference["low"] <= difference["mean"] <= difference["high"]
+
+
+def test_the_table_shows_the_numbers_the_intervals_and_the_control(demo: dict[str, Any]) -> None:
+    value = demo["results"]["slices"]["all"]["metrics"]["ndcg@10"]["mean"]["ranker_llm"]
+    for words in ("LLM - baseline", "shuffled - baseline", "cold (", f"{value:.3f}"):
+        assert words in demo["output"]
+
+
+def test_texts_are_computed_once_whether_materialized_shuffled_or_read_for_training(demo: dict[str, Any]) -> None:
+    computed = {}
+    for run in demo["runs"]:
+        computed.setdefault((run.feature, run.mode), []).append(run.computed)
+    assert sum(computed["package_text_embedding", "batch"] + computed["package_shuffled_embedding", "batch"]) <= 2297
+    assert computed["package_text_embedding", "historical"] == [0]
+    assert computed["package_shuffled_embedding", "historical"] == [0]
+    assert computed["dependant_text_embedding", "historical"] == [0]
