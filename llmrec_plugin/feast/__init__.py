@@ -8,5 +8,6 @@ In a feature repo::
 """
 
 from llmrec_plugin.feast.publishing import publish
+from llmrec_plugin.pipeline.history import history_frame
 
-__all__ = ["publish"]
+__all__ = ["history_frame", "publish"]
