@@ -27,6 +27,9 @@ from llmrec_plugin.specs import EncoderModel
 GOLDEN_COUNT = 8
 """How many texts at the head of the corpus become the artifact's golden vectors."""
 
+MIN_COSINE = 0.9999
+"""Whatever tolerance a model declares, no vector may point elsewhere than PyTorch's."""
+
 _BATCH = 8
 _FULL_LENGTH_CHARS = 4_000
 """About 1,000 tokens: attention over the whole of an 8,192-token model would need gigabytes."""
@@ -51,7 +54,7 @@ class ParityRecord:
         min_cosine: Smallest of those.
         worst_text: The text with the largest of all differences, cut to 200 characters.
         worst_abs_diff: That difference.
-        passed: Whether every difference is within the tolerance.
+        passed: Whether every difference is within the tolerance and every cosine at least `MIN_COSINE`.
     """
 
     texts: int
@@ -147,7 +150,8 @@ def compare(
         The record, which has passed.
 
     Raises:
-        ParityError: A difference is above the tolerance; names it, the tolerance and the worst text.
+        ParityError: A difference is above the tolerance, or a cosine below `MIN_COSINE`; names both, the
+            tolerance and the worst text.
     """
     kept = [row for row, encoding in enumerate(encodings) if encoding.ids]
     texts, encodings = [texts[row] for row in kept], [encodings[row] for row in kept]
@@ -177,7 +181,7 @@ def compare(
         min_cosine=float(cosines.min()),
         worst_text=texts[worst][:200],
         worst_abs_diff=float(differences[:, worst].max()),
-        passed=bool(differences.max() <= model.tolerance),
+        passed=bool(differences.max() <= model.tolerance and cosines.min() >= MIN_COSINE),
     )
     if not record.passed:
         raise ParityError(_failure(model, record))
@@ -190,8 +194,10 @@ def _failure(model: EncoderModel, record: ParityRecord) -> str:
         f"{record.tolerance:.3g}; worst text: {record.worst_text!r}. "
         f"Against PyTorch, one text at a time: {record.max_abs_diff:.3g}; in padded batches: "
         f"{record.ragged_max_abs_diff:.3g}; the graph alone against in a batch: {record.batching_max_abs_diff:.3g}; "
-        f"smallest cosine: {record.min_cosine:.6f}. Nothing was stored. "
+        f"smallest cosine: {record.min_cosine:.6f}, at least {MIN_COSINE} is asked. Nothing was stored. "
     )
+    if record.worst_abs_diff <= record.tolerance:
+        return text + "The tolerance lets pass what turns the vectors; declare a smaller one, this export is wrong."
     if max(record.max_abs_diff, record.ragged_max_abs_diff) <= record.tolerance:
         return text + (
             "A text's vector depends on the batch it is in: this model does not bear padding on the "

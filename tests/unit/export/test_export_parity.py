@@ -52,6 +52,17 @@ def test_a_difference_within_the_tolerance_passes(compare):
     assert compare(total, lambda inputs: total(inputs) + np.float32(1e-3), tolerance=1e-2).passed
 
 
+def test_a_turned_vector_is_refused_though_the_tolerance_would_let_it_pass(compare):
+    def short(inputs):
+        return total(inputs) * np.float32(1e-3)
+
+    def turned(inputs):
+        return short(inputs)[:, ::-1]
+
+    with pytest.raises(ParityError, match=r"smallest cosine: 0\.\d+, at least 0\.9999 is asked\. .*smaller one"):
+        compare(short, turned, tolerance=1e-2)
+
+
 def test_a_vector_that_depends_on_its_neighbours_is_refused(compare):
     def reads_padding(inputs):
         return total(inputs) + inputs["input_ids"].shape[1]
