@@ -6,7 +6,6 @@ not even have the declaring plugin installed, computes the same numbers (docs/ad
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -77,35 +76,27 @@ def bind(feature: TextFeature, store: ArtifactStore) -> BoundFeature:
     return BoundFeature(feature, artifact.id)
 
 
-def to_json(bound: Bound) -> str:
-    """The bound declaration as one line of canonical JSON."""
-    return json.dumps(_encode(bound), sort_keys=True, ensure_ascii=True)
+def to_values(bound: Bound) -> dict[str, Any]:
+    """The bound declaration as JSON-ready data."""
+    # The description is for people and stays in the view's own: a change of it is no change of the transformation.
+    feature = {name: value for name, value in to_spec(bound.feature).items() if name != "description"}
+    values: dict[str, Any] = {"feature": feature, "fingerprint": bound.fingerprint}
+    if isinstance(bound, BoundSimilarity):
+        return {**values, "left": to_values(bound.left), "right": to_values(bound.right)}
+    return {**values, "artifact": bound.artifact_id}
 
 
-def from_json(text: str) -> Bound:
-    """The bound declaration that `to_json` wrote.
+def from_values(values: dict[str, Any]) -> Bound:
+    """The bound declaration that `to_values` wrote.
 
     Raises:
         FingerprintMismatchError: This version would compute other numbers than those declared.
         DeclarationError: The declaration was written by a newer version.
     """
-    return _decode(json.loads(text))
-
-
-def _encode(bound: Bound) -> dict[str, Any]:
-    # The description is for people and stays in the view's own: a change of it is no change of the transformation.
-    feature = {name: value for name, value in to_spec(bound.feature).items() if name != "description"}
-    values: dict[str, Any] = {"feature": feature, "fingerprint": bound.fingerprint}
-    if isinstance(bound, BoundSimilarity):
-        return {**values, "left": _encode(bound.left), "right": _encode(bound.right)}
-    return {**values, "artifact": bound.artifact_id}
-
-
-def _decode(values: dict[str, Any]) -> Bound:
     feature = from_spec(values["feature"])
     bound: Bound
     if isinstance(feature, SimilarityFeature):
-        left, right = _decode(values["left"]), _decode(values["right"])
+        left, right = from_values(values["left"]), from_values(values["right"])
         assert isinstance(left, BoundFeature)
         assert isinstance(right, BoundFeature)
         bound = BoundSimilarity(feature, left, right)

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from llmrec_plugin.binding import Bound, BoundFeature, BoundSimilarity, from_json
+from llmrec_plugin.binding import Bound, BoundFeature, BoundSimilarity, from_values
 from llmrec_plugin.errors import FingerprintMismatchError, MissingColumnError
 from llmrec_plugin.pipeline.postprocess import similarity
 from llmrec_plugin.runtime.runner import Mode, runner_for
@@ -59,7 +59,7 @@ class Transform:
     @functools.cached_property
     def bound(self) -> Bound:
         """The declaration; decoded at first use, so that a registry of a newer version can be listed."""
-        return from_json(json.dumps(self._values["bound"]))
+        return from_values(self._values["bound"])
 
     def __call__(self, rows: pd.DataFrame | Columns) -> Any:
         return self.transform_frame(rows) if self.view == "batch" else self.transform_columns(rows)  # type: ignore[arg-type]

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from llmrec_plugin.errors import ParityError
-from llmrec_plugin.pipeline.batching import pad
+from llmrec_plugin.pipeline.batching import graph_inputs, pad
 from llmrec_plugin.runtime.session import open_session
 from llmrec_plugin.specs import EncoderModel
 
@@ -79,7 +79,7 @@ def corpus() -> list[str]:
     """The texts of ``sentences.txt``, in order; the first `GOLDEN_COUNT` are the golden ones."""
     content = resources.files("llmrec_plugin.export").joinpath("sentences.txt").read_text(encoding="utf-8")
     lines = [line for line in content.split("\n") if line and not line.startswith("# ")]
-    # Invisible characters are written as \uXXXX, so that an editor can neither hide nor drop them.
+    # Invisible characters are written as escapes, so that an editor can neither hide nor drop them.
     return [re.sub(r"\\u([0-9a-f]{4})", lambda match: chr(int(match[1], 16)), line) for line in lines]
 
 
@@ -112,17 +112,10 @@ def collate(
         inputs: Names of the inputs to make.
 
     Returns:
-        One (batch, length) int64 array per name, padded to the longest text. Positions count real tokens
-        only, so padding on the left does not move a text.
+        One (batch, length) int64 array per name, padded to the longest text.
     """
     ids, mask = pad([encoding.ids for encoding in encodings], pad_token_id, model.padding_side)
-    made = {
-        "input_ids": ids,
-        "attention_mask": mask,
-        "token_type_ids": np.zeros_like(ids),
-        "position_ids": np.maximum(mask.cumsum(axis=1) - 1, 0),
-    }
-    return {name: made[name] for name in inputs}
+    return graph_inputs(inputs, ids, mask)
 
 
 def compare(

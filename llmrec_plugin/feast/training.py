@@ -29,7 +29,7 @@ from feast.protos.feast.core.DataSource_pb2 import DataSource as DataSourceProto
 from feast.repo_config import RepoConfig
 from filelock import FileLock
 
-from llmrec_plugin.binding import BoundFeature, from_json
+from llmrec_plugin.binding import BoundFeature, from_values
 from llmrec_plugin.errors import InputError, MissingColumnError
 from llmrec_plugin.runtime.runner import runner_for
 from llmrec_plugin.settings import load_settings
@@ -119,7 +119,7 @@ class TrainingSource(FileSource):
             InputError: The raw file is not there.
             MissingColumnError: It lacks a column.
         """
-        bound = from_json(json.dumps(self.configuration["bound"]))
+        bound = from_values(self.configuration["bound"])
         assert isinstance(bound, BoundFeature)
         settings = load_settings()
         raw = self._raw_path()

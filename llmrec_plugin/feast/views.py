@@ -13,7 +13,7 @@ from feast.transformation.python_transformation import PythonTransformation
 from feast.types import Array, FeastType, Float32, String, from_value_type
 from feast.value_type import ValueType
 
-from llmrec_plugin.binding import Bound, BoundFeature, BoundSimilarity, to_json
+from llmrec_plugin.binding import Bound, BoundFeature, BoundSimilarity, to_values
 from llmrec_plugin.errors import DeclarationError
 from llmrec_plugin.feast.patches import FINGERPRINT_TAG, LLMBatchFeatureView
 from llmrec_plugin.feast.training import TrainingSource, project_name
@@ -65,7 +65,7 @@ def batch_view(
         )
     key = entity.join_key
     stamps = [raw_source.timestamp_field, raw_source.created_timestamp_column]
-    values = json.loads(to_json(bound))
+    values = to_values(bound)
     transform = Transform(
         "batch", feature.name, json.dumps({"bound": values, "keep": [key, *filter(None, stamps)]}, sort_keys=True)
     )
@@ -137,7 +137,7 @@ def similarity_view(
 def _on_demand(
     name: str, bound: Bound, sources: list[Any], dtype: FeastType, tags: dict[str, str]
 ) -> OnDemandFeatureView:
-    transform = Transform("on_demand", name, json.dumps({"bound": json.loads(to_json(bound))}, sort_keys=True))
+    transform = Transform("on_demand", name, json.dumps({"bound": to_values(bound)}, sort_keys=True))
     outputs = [Field(name=name, dtype=dtype, description=bound.feature.description)]
     transformation = DeclaredTransformation(udf=transform, udf_string=source(transform))  # type: ignore[arg-type]
     transformation.outputs = outputs

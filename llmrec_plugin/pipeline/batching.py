@@ -6,7 +6,7 @@ cache. Sorting by length leaves next to no padding (0.3 % on 5,000 real texts ag
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -50,3 +50,17 @@ def pad(sequences: Sequence[Sequence[int]], pad_token_id: int, side: str = "righ
         ids[row, where] = sequence
         mask[row, where] = 1
     return ids, mask
+
+
+def graph_inputs(names: Iterable[str], ids: np.ndarray, mask: np.ndarray) -> dict[str, np.ndarray]:
+    """The inputs of an encoder graph by name, each (rows, length) int64, from what `pad` gave.
+
+    All tokens are of type 0. Positions count real tokens only, so padding on the left does not move a text.
+    """
+    makers = {
+        "input_ids": lambda: ids,
+        "attention_mask": lambda: mask,
+        "token_type_ids": lambda: np.zeros_like(ids),
+        "position_ids": lambda: np.maximum(mask.cumsum(axis=1) - 1, 0),
+    }
+    return {name: makers[name]() for name in names}

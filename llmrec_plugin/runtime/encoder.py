@@ -12,7 +12,7 @@ import numpy as np
 from llmrec_plugin import artifacts
 from llmrec_plugin.artifacts import Artifact
 from llmrec_plugin.errors import ArtifactCorruptError, ArtifactMismatchError, ParityError
-from llmrec_plugin.pipeline.batching import pad, plan_batches
+from llmrec_plugin.pipeline.batching import graph_inputs, pad, plan_batches
 from llmrec_plugin.runtime.session import CPU, Profile, open_session
 from llmrec_plugin.settings import Settings
 
@@ -99,14 +99,8 @@ class Encoder:
         return vectors, sum(lengths)
 
     def _run(self, ids: np.ndarray, mask: np.ndarray) -> np.ndarray:
-        feeds = {
-            "input_ids": lambda: ids,
-            "attention_mask": lambda: mask,
-            "token_type_ids": lambda: np.zeros_like(ids),
-            "position_ids": lambda: np.maximum(np.cumsum(mask, axis=1) - 1, 0),
-        }
         manifest = self.artifact.manifest
-        return self._session.run([manifest.output], {name: feeds[name]() for name in manifest.inputs})[0]
+        return self._session.run([manifest.output], graph_inputs(manifest.inputs, ids, mask))[0]
 
     def _tokenizer(self, max_tokens: int) -> Tokenizer:
         # Truncation is state of a tokenizer, so each length has its own copy; two threads never change one.

@@ -9,13 +9,23 @@ from samples import bound, embedding, history, match, query
 
 from llmrec_plugin import specs
 from llmrec_plugin.artifacts import ArtifactStore
-from llmrec_plugin.binding import BoundSimilarity, bind, from_json, to_json
+from llmrec_plugin.binding import BoundSimilarity, bind, from_values, to_values
 from llmrec_plugin.errors import (
     ArtifactMismatchError,
     ArtifactNotFoundError,
     DeclarationError,
     FingerprintMismatchError,
 )
+
+
+def to_json(item):
+    """As the registry carries it."""
+    return json.dumps(to_values(item), sort_keys=True)
+
+
+def from_json(text):
+    return from_values(json.loads(text))
+
 
 SIMILARITY = BoundSimilarity(match(), bound(query()), bound(embedding()))
 BOUND = [bound(embedding()), bound(history(half_life=2.0)), SIMILARITY]

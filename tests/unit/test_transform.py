@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 from samples import bound, embedding, history, match, query
 
-from llmrec_plugin.binding import BoundSimilarity, to_json
+from llmrec_plugin.binding import BoundSimilarity, to_values
 from llmrec_plugin.errors import FingerprintMismatchError, MissingColumnError
 from llmrec_plugin.pipeline.postprocess import similarity
 from llmrec_plugin.runtime import runner as runner_module
@@ -37,7 +37,7 @@ def no_model(monkeypatch):
 
 
 def make(view, item, **extra):
-    return load(view, item.feature.name, json.dumps({"bound": json.loads(to_json(item)), **extra}))
+    return load(view, item.feature.name, json.dumps({"bound": to_values(item), **extra}))
 
 
 @pytest.fixture
