@@ -22,8 +22,9 @@ import numpy as np
 
 from llmrec_plugin.binding import Bound, BoundFeature, BoundSimilarity, from_values
 from llmrec_plugin.errors import FingerprintMismatchError, MissingColumnError
+from llmrec_plugin.pipeline.packing import stored_values, unpack
 from llmrec_plugin.pipeline.postprocess import similarity
-from llmrec_plugin.runtime.runner import Mode, runner_for
+from llmrec_plugin.runtime.runner import Embedded, Mode, runner_for
 from llmrec_plugin.settings import load_settings
 
 if TYPE_CHECKING:
@@ -72,27 +73,34 @@ class Transform:
         missing = [name for name in (*keep, *bound.feature.columns) if name not in frame.columns]
         if missing:
             raise MissingColumnError(self.__name__, missing, frame.columns)
-        values = (
-            _embed(bound, {name: frame[name].tolist() for name in bound.feature.columns}, "batch") if len(frame) else []
-        )
         result = frame[keep].reset_index(drop=True)
-        result[self.__name__] = values
+        values: list[Any] = []
+        statuses: list[Any] = []
+        if len(frame):
+            embedded = _embed(bound, {name: frame[name].tolist() for name in bound.feature.columns}, "batch")
+            values, statuses = stored_values(bound.feature, embedded.values), list(embedded.statuses)
+        result[bound.feature.name] = values
+        if bound.feature.status:
+            result[bound.feature.status_name] = statuses
         return result
 
     def transform_columns(self, columns: Columns) -> dict[str, list[Any]]:
-        """One output column of floats, or of vectors as tuples, which Feast converts twice as fast as lists."""
+        """The output columns; vectors as tuples, which Feast converts twice as fast as lists, or as bytes."""
         bound = self.bound
-        values: list[Any]
+        result: dict[str, list[Any]] = {}
         if isinstance(bound, BoundSimilarity):
-            values = _similarities(bound, columns)
+            result[self.__name__] = _similarities(bound, columns)
         else:
-            values = [
-                None if vector is None else tuple(vector.tolist()) for vector in _embed(bound, columns, _mode(columns))
+            embedded = _embed(bound, columns, _mode(columns))
+            result[self.__name__] = [
+                tuple(value.tolist()) if isinstance(value, np.ndarray) else value
+                for value in stored_values(bound.feature, embedded.values)
             ]
-        result = {self.__name__: values}
+            if bound.feature.status:
+                result[f"{self.__name__}_status"] = list(embedded.statuses)
         if "event_timestamp" not in columns:
             # Feast's python mode looks for the prefixed name when full_feature_names=True (feast/utils.py, 0.67).
-            result[f"{self.__name__}__{self.__name__}"] = values
+            result |= {f"{self.__name__}__{name}": values for name, values in result.items()}
         return result
 
 
@@ -109,9 +117,8 @@ def source(transform: Transform) -> str:
     )
 
 
-def _embed(bound: BoundFeature, columns: Columns, mode: Mode) -> list[np.ndarray | None]:
-    values, _ = runner_for(load_settings()).embed(bound, columns, mode)
-    return values
+def _embed(bound: BoundFeature, columns: Columns, mode: Mode) -> Embedded:
+    return runner_for(load_settings()).embed(bound, columns, mode)
 
 
 def _mode(columns: Columns) -> Mode:
@@ -134,7 +141,7 @@ def _similarities(bound: BoundSimilarity, columns: Columns) -> list[float | None
 def _side(side: BoundFeature, owner: str, columns: Columns) -> list[np.ndarray | None]:
     """The vectors of one side, read from the columns if stored, else computed from the request."""
     if not side.stored:
-        return _embed(side, columns, _mode(columns))
+        return _embed(side, columns, _mode(columns)).values
     if side.feature.name not in columns:
         raise MissingColumnError(owner, [side.feature.name], columns)
     return [_vector(side, value) for value in columns[side.feature.name]]
@@ -143,6 +150,8 @@ def _side(side: BoundFeature, owner: str, columns: Columns) -> list[np.ndarray |
 def _vector(side: BoundFeature, value: Any) -> np.ndarray | None:
     if value is None or not hasattr(value, "__len__") or len(value) == 0:  # NaN stands for null in historical rows
         return None
+    if side.feature.storage != "list":
+        return unpack([value], side.feature.storage, side.feature.dims, owner=side.feature.name)[0]
     if len(value) != side.feature.dims:
         raise FingerprintMismatchError(
             f"A stored vector of feature {side.feature.name!r} has {len(value)} dims, expected {side.feature.dims}: "

@@ -18,7 +18,6 @@ import os
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.dataset as pads
 import pyarrow.parquet as pq
@@ -31,9 +30,10 @@ from filelock import FileLock
 
 from llmrec_plugin.binding import BoundFeature, from_values
 from llmrec_plugin.errors import InputError, MissingColumnError
+from llmrec_plugin.pipeline.packing import value_array, value_type
 from llmrec_plugin.runtime.runner import runner_for
 from llmrec_plugin.settings import load_settings
-from llmrec_plugin.specs import digest
+from llmrec_plugin.specs import TextFeature, digest
 
 ROWS_PER_CHUNK = 65_536
 _SIGNATURE = b"llmrec.source"
@@ -103,9 +103,9 @@ class TrainingSource(FileSource):
 
     def get_table_column_names_and_types(self, config: RepoConfig) -> list[tuple[str, str]]:
         """Columns of the table and their arrow types, without reading the raw file."""
-        name = self.configuration["bound"]["feature"]["name"]
         columns = [*self.configuration["keys"], self.timestamp_field, self.created_timestamp_column]
-        return [(column, "string") for column in columns if column] + [(name, "list<item: float>")]
+        outputs = _output_fields(self._bound().feature)
+        return [(column, "string") for column in columns if column] + [(item.name, str(item.type)) for item in outputs]
 
     def resolve_credentials(self) -> dict[str, str] | None:
         """Called by the offline stores right before they read `path`: writes the table if it is out of date."""
@@ -119,8 +119,7 @@ class TrainingSource(FileSource):
             InputError: The raw file is not there.
             MissingColumnError: It lacks a column.
         """
-        bound = from_values(self.configuration["bound"])
-        assert isinstance(bound, BoundFeature)
+        bound = self._bound()
         settings = load_settings()
         raw = self._raw_path()
         table = (
@@ -149,8 +148,7 @@ class TrainingSource(FileSource):
         if missing:
             raise MissingColumnError(bound.feature.name, missing, dataset.schema.names)
         schema = pa.schema(
-            [dataset.schema.field(raw_name.get(name, name)) for name in keep if name]
-            + [pa.field(bound.feature.name, pa.list_(pa.float32()))],
+            [dataset.schema.field(raw_name.get(name, name)) for name in keep if name] + _output_fields(bound.feature),
             metadata={_SIGNATURE: signature},
         )
         runner = runner_for(load_settings())
@@ -159,9 +157,16 @@ class TrainingSource(FileSource):
                 if not batch.num_rows:
                     continue
                 columns = {name: batch.column(raw_name.get(name, name)).to_pylist() for name in bound.feature.columns}
-                vectors, _ = runner.embed(bound, columns, "historical")
-                kept = [batch.column(name) for name in schema.names[:-1]]
-                writer.write_batch(pa.record_batch([*kept, _list_array(vectors, bound.feature.dims)], schema=schema))
+                embedded = runner.embed(bound, columns, "historical")
+                outputs = [value_array(bound.feature, embedded.values), pa.array(embedded.statuses, pa.string())]
+                outputs = outputs[: 1 + bound.feature.status]
+                kept = [batch.column(name) for name in schema.names[: -len(outputs)]]
+                writer.write_batch(pa.record_batch([*kept, *outputs], schema=schema))
+
+    def _bound(self) -> BoundFeature:
+        bound = from_values(self.configuration["bound"])
+        assert isinstance(bound, BoundFeature)
+        return bound
 
     def _raw_path(self) -> Path:
         uri = Path(self.configuration["uri"])
@@ -194,9 +199,6 @@ def _signature(raw: Path) -> bytes:
     return digest(stats).encode()
 
 
-def _list_array(vectors: list[np.ndarray | None], dims: int) -> pa.ListArray:
-    """n vectors of (dims,) float32, or None, as one arrow column."""
-    present = np.array([vector is not None for vector in vectors])
-    offsets = np.concatenate([[0], np.cumsum(present * dims)]).astype(np.int32)
-    values = np.concatenate([vector for vector in vectors if vector is not None] or [np.empty(0, np.float32)])
-    return pa.ListArray.from_arrays(pa.array(offsets), pa.array(values, pa.float32()), mask=pa.array(~present))
+def _output_fields(feature: TextFeature) -> list[pa.Field]:
+    status = [pa.field(feature.status_name, pa.string())] if feature.status else []
+    return [pa.field(feature.name, value_type(feature)), *status]

@@ -10,7 +10,7 @@ from typing import Any
 from feast import Entity, FeatureView, Field, FileSource, OnDemandFeatureView, RequestSource
 from feast.data_format import ParquetFormat
 from feast.transformation.python_transformation import PythonTransformation
-from feast.types import Array, FeastType, Float32, String, from_value_type
+from feast.types import Array, Bytes, FeastType, Float32, String, from_value_type
 from feast.value_type import ValueType
 
 from llmrec_plugin.binding import Bound, BoundFeature, BoundSimilarity, to_values
@@ -83,14 +83,6 @@ def batch_view(
         },
         description=f"Vectors of every row of {raw.name}, for historical reads.",
     )
-    vector = Field(
-        name=feature.name,
-        dtype=Array(Float32),
-        description=feature.description,
-        vector_index=True,
-        vector_length=feature.dims,
-        vector_search_metric=_VECTOR_METRIC[feature.metric],
-    )
     return LLMBatchFeatureView(
         name=feature.name,
         mode="python",
@@ -98,7 +90,7 @@ def batch_view(
         sink_source=training,
         entities=[entity],
         ttl=raw.ttl or FOREVER,
-        schema=[Field(name=key, dtype=_key_type(raw, entity)), vector],
+        schema=[Field(name=key, dtype=_key_type(raw, entity)), *_output_fields(feature.name, feature, stored=True)],
         online=True,
         offline=False,  # historical reads use the training table, which holds every version of a row
         udf=transform,
@@ -124,21 +116,37 @@ def request_source(feature: TextFeature, raw: FeatureView | None) -> RequestSour
 def on_demand_view(bound: BoundFeature, request: RequestSource, tags: dict[str, str]) -> OnDemandFeatureView:
     """The view that computes the vector of text sent with the request."""
     name = on_demand_name(bound.feature)
-    return _on_demand(name, bound, [request], Array(Float32), tags)
+    return _on_demand(name, bound, [request], _output_fields(name, bound.feature, stored=False), tags)
 
 
 def similarity_view(
     bound: BoundSimilarity, sources: list[FeatureView | RequestSource], tags: dict[str, str]
 ) -> OnDemandFeatureView:
     """The view that compares two vectors, each from a batch view or from the request."""
-    return _on_demand(bound.feature.name, bound, sources, Float32, tags)
+    outputs = [Field(name=bound.feature.name, dtype=Float32, description=bound.feature.description)]
+    return _on_demand(bound.feature.name, bound, sources, outputs, tags)
+
+
+def _output_fields(name: str, feature: TextFeature, *, stored: bool) -> list[Field]:
+    """The vector's field, with its index where Feast can have one, and the status field if declared."""
+    index: dict[str, Any] = {}
+    if stored and feature.storage == "list":
+        index = {
+            "vector_index": True,
+            "vector_length": feature.dims,
+            "vector_search_metric": _VECTOR_METRIC[feature.metric],
+        }
+    dtype = Array(Float32) if feature.storage == "list" else Bytes
+    fields = [Field(name=name, dtype=dtype, description=feature.description, **index)]
+    if feature.status:
+        fields.append(Field(name=f"{name}_status", dtype=String, description=f"Why {name} is what it is."))
+    return fields
 
 
 def _on_demand(
-    name: str, bound: Bound, sources: list[Any], dtype: FeastType, tags: dict[str, str]
+    name: str, bound: Bound, sources: list[Any], outputs: list[Field], tags: dict[str, str]
 ) -> OnDemandFeatureView:
     transform = Transform("on_demand", name, json.dumps({"bound": to_values(bound)}, sort_keys=True))
-    outputs = [Field(name=name, dtype=dtype, description=bound.feature.description)]
     transformation = DeclaredTransformation(udf=transform, udf_string=source(transform))  # type: ignore[arg-type]
     transformation.outputs = outputs
     return OnDemandFeatureView(

@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -25,9 +25,24 @@ from llmrec_plugin.settings import Settings
 logger = logging.getLogger(__name__)
 
 Mode = Literal["batch", "on_demand", "historical"]
+Status = Literal["ok", "empty", "invalid", "fallback"]
 
 TEXTS_PER_CHUNK = 1024
 """Texts encoded between two writes to the cache: at most this much work is lost when a process dies."""
+
+
+class Embedded(NamedTuple):
+    """The values of n rows, in their order.
+
+    Attributes:
+        values: Per row a (dims,) float32 vector or None.
+        statuses: Per row why its value is what it is.
+        report: What computing them took.
+    """
+
+    values: list[np.ndarray | None]
+    statuses: list[Status]
+    report: RunReport
 
 
 class Runner:
@@ -44,10 +59,8 @@ class Runner:
         self._encoders: dict[tuple[str, Profile], Encoder] = {}
         self._lock = threading.Lock()
 
-    def embed(
-        self, bound: BoundFeature, columns: Mapping[str, Sequence[Any]], mode: Mode
-    ) -> tuple[list[np.ndarray | None], RunReport]:
-        """The vectors of n rows, in their order, and what computing them took.
+    def embed(self, bound: BoundFeature, columns: Mapping[str, Sequence[Any]], mode: Mode) -> Embedded:
+        """The vectors of n rows.
 
         A row's vector depends on that row alone. A row that cannot be read gives None and is counted.
 
@@ -55,9 +68,6 @@ class Runner:
             bound: The feature and its artifact.
             columns: The rows by column.
             mode: For the report, the progress bar (none on demand) and the threads' placement.
-
-        Returns:
-            Per row a (dims,) float32 vector or None, and the report.
 
         Raises:
             MissingColumnError: A declared column is not there.
@@ -74,14 +84,18 @@ class Runner:
 
         empty = None if feature.on_empty == "null" else np.zeros(feature.dims, dtype=np.float32)
         values: list[np.ndarray | None] = []
+        statuses: list[Status] = []
         invalid = dict(assembled.invalid)
         for number, row in enumerate(assembled.rows):
             if not row:
                 values.append(None if number in invalid else empty)
+                statuses.append("invalid" if number in invalid else "empty")
             elif all(text in vectors for text in row):
                 values.append(combine(feature, [vectors[text] for text in row]))
+                statuses.append("ok")
             else:
                 values.append(None)
+                statuses.append("invalid")
                 invalid[number] = "the model gave a vector that is not finite"
         report = RunReport(
             started=started,
@@ -98,7 +112,7 @@ class Runner:
             seconds=time.perf_counter() - clock,
         )
         self._tell(report, invalid, mode)
-        return values, report
+        return Embedded(values, statuses, report)
 
     def _encode(self, bound: BoundFeature, texts: list[str], vectors: dict[str, np.ndarray], mode: Mode) -> int:
         """Adds the vectors of `texts`, where finite, to `vectors` and to the cache; returns the tokens read."""
