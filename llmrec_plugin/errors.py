@@ -19,6 +19,7 @@ inherits the builtin it refines, so callers may catch either::
     ├── SourceError (RuntimeError)             weights or tokenizer cannot be found or exported
     ├── ParityError (RuntimeError)             the exported graph differs from PyTorch
     ├── ProviderError (RuntimeError)           the device asked for cannot be used
+    ├── LedgerError (RuntimeError)             the record of written rows cannot be used
     ├── MissingExtraError (ImportError)        an optional dependency is not installed
     └── SettingsError (ValueError)             an environment variable holds no value of its setting
 """
@@ -114,6 +115,10 @@ class ParityError(LLMRecError, RuntimeError):
 
 class ProviderError(LLMRecError, RuntimeError):
     """The execution provider asked for is not usable on this machine."""
+
+
+class LedgerError(LLMRecError, RuntimeError):
+    """The record of what was written to the online store cannot be read or written."""
 
 
 class MissingExtraError(LLMRecError, ImportError):

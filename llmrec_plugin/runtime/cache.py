@@ -17,7 +17,7 @@ import time
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -44,6 +44,9 @@ CREATE TABLE IF NOT EXISTS runs (
     started REAL, feature TEXT, fingerprint TEXT, mode TEXT, rows INTEGER, empty INTEGER, invalid INTEGER,
     texts INTEGER, cached INTEGER, computed INTEGER, tokens INTEGER, seconds REAL);
 """
+
+
+_COUNTS = ("rows", "empty", "invalid", "texts", "cached", "computed", "tokens")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,6 +80,16 @@ class RunReport:
     computed: int
     tokens: int
     seconds: float
+
+    @classmethod
+    def begin(cls, feature: str, fingerprint: str, mode: str) -> RunReport:
+        """The report of a run that begins now."""
+        counts = dict.fromkeys(_COUNTS, 0)
+        return cls(started=time.time(), feature=feature, fingerprint=fingerprint, mode=mode, seconds=0.0, **counts)
+
+    def plus(self, part: RunReport) -> RunReport:
+        """This report with the counts of a part of its run added."""
+        return replace(self, **{name: getattr(self, name) + getattr(part, name) for name in (*_COUNTS, "seconds")})
 
     def __str__(self) -> str:
         notes = "".join(
