@@ -23,32 +23,27 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from feast import FeatureView
 from feast.infra.common.materialization_job import MaterializationJobStatus, MaterializationTask
 from feast.infra.compute_engines.local.compute import LocalComputeEngine
 from feast.infra.compute_engines.local.job import LocalMaterializationJob
 from feast.infra.registry.base_registry import BaseRegistry
-from feast.protos.feast.types.EntityKey_pb2 import EntityKey
 from feast.protos.feast.types.Value_pb2 import FloatList, Value
 from feast.repo_config import FeastConfigBaseModel
-from feast.type_map import python_values_to_proto_values
 from filelock import FileLock, Timeout
 from pydantic import Field
 from tqdm import tqdm
 
 from llmrec_plugin.errors import InputError
-from llmrec_plugin.feast.jobs import Job, Selection, is_ours, is_superseded, open_job, select
+from llmrec_plugin.feast.jobs import Job, Selection, count_lost, entity_keys, is_ours, open_job, select, states
 from llmrec_plugin.feast.rawrows import Rows, concatenate, to_datetime, to_microseconds
 from llmrec_plugin.feast.training import TrainingSource
 from llmrec_plugin.pipeline.packing import stored_values
 from llmrec_plugin.runtime.cache import RunReport
-from llmrec_plugin.runtime.ledger import Entry, Key
+from llmrec_plugin.runtime.ledger import Entry
 from llmrec_plugin.runtime.runner import Embedded
 from llmrec_plugin.settings import load_settings
 
 logger = logging.getLogger(__name__)
-
-_SAMPLED_KEYS = 16
 
 
 class LLMComputeEngineConfig(FeastConfigBaseModel):
@@ -106,9 +101,9 @@ class _Run:
         clock = time.perf_counter()
         with _alone(self._job):
             self._check_store()
-            selection = select(self._job, self._window)
+            selection = select(self._job, self._window, self._job.target.lookup)
             self._announce(selection)
-            with _Bar(self._job.feature_name, len(selection)) as bar:
+            with _Bar(self._job.bound.feature.name, len(selection)) as bar:
                 for rows in self._chunks(selection):
                     self._write(rows)
                     bar.advance(len(rows), self._report)
@@ -118,7 +113,7 @@ class _Run:
         self._job.runner.record(self._report)
         if self._superseded:
             logger.info(
-                "%s: %d rows were left out, the store holds newer ones.", self._job.feature_name, self._superseded
+                "%s: %d rows were left out, the store holds newer ones.", self._job.bound.feature.name, self._superseded
             )
         if self._settings.training_table and isinstance(self._job.view.batch_source, TrainingSource):
             self._job.view.batch_source.refresh()
@@ -139,12 +134,10 @@ class _Run:
 
     def _write(self, rows: Rows) -> None:
         """One chunk: value cache, online store, ledger, in this order."""
-        entries = self._job.target.lookup(rows.keys)
-        newer = [
-            is_superseded(entries.get(key), at, self._window[1]) for key, at in zip(rows.keys, rows.at, strict=True)
-        ]
-        self._superseded += sum(newer)
-        rows = rows.take(~np.array(newer, dtype=bool))
+        written = self._job.target.lookup(rows.keys)
+        superseded = np.array([state == "superseded" for state in states(rows, written, self._window[1])])
+        self._superseded += int(superseded.sum())
+        rows = rows.take(~superseded)
         if not len(rows):
             return
         embedded = self._job.runner.embed(self._job.bound, rows.columns, "batch", quiet=True)
@@ -158,7 +151,7 @@ class _Run:
         self._report = self._report.plus(embedded.report)
 
     def _announce(self, selection: Selection) -> None:
-        name = self._job.feature_name
+        name = self._job.bound.feature.name
         if selection.late:
             logger.warning(
                 "%s: %d rows of intervals materialized before arrived late, changed, or are not recorded as written; "
@@ -175,7 +168,7 @@ class _Run:
             first = self._job.target.invalid(1)[0]
             key_name = self._job.view.entity_columns[0].name
             raise InputError(
-                f"Feature {self._job.feature_name!r}: {invalid} of {newest} rows could not be read, more than the "
+                f"Feature {self._job.bound.feature.name!r}: {invalid} of {newest} rows could not be read, more than "
                 f"max_invalid_share={self._settings.max_invalid_share:g} of batch_engine. The first is "
                 f"{key_name}={first.key!r}: {first.invalid}. What was written stays; correct the rows, or allow a "
                 "larger share in feature_store.yaml, and run again."
@@ -184,23 +177,17 @@ class _Run:
     def _check_source(self) -> None:
         if self._job.source_changed():
             raise InputError(
-                f"Feature {self._job.feature_name!r}: its source was written while it was read, so rows may have been "
-                "missed. Run again when it is complete; nothing is computed twice."
+                f"Feature {self._job.bound.feature.name!r}: its source was written while it was read, so rows may have "
+                "been missed. Run again when it is complete; nothing is computed twice."
             )
 
     def _check_store(self) -> None:
         """Forgets what was written when the store no longer holds it, e.g. because it was emptied."""
-        keys = self._job.target.sample(_SAMPLED_KEYS)
-        if not keys:
-            return
-        found = self._job.online_store.online_read(
-            self._job.config, self._job.view, entity_keys(self._job.view, keys), [self._job.feature_name]
-        )
-        missing = sum(values is None for _, values in found)
-        if missing:
+        lost = count_lost(self._job)
+        if lost:
             logger.warning(
-                "%s: %d of %d sampled rows that were written are no longer in the online store; all count as new.",
-                self._job.feature_name, missing, len(keys),
+                "%s: %d sampled rows that were written are no longer in the online store; all rows count as new.",
+                self._job.bound.feature.name, lost,
             )  # fmt: skip
             self._job.target.forget()
 
@@ -212,7 +199,7 @@ def _alone(job: Job) -> Iterator[None]:
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        logger.warning("%s: another process materializes this view; waiting for it to end.", job.feature_name)
+        logger.warning("%s: another process materializes this view; waiting for it to end.", job.bound.feature.name)
         lock.acquire()
     try:
         yield
@@ -238,13 +225,6 @@ class _Bar:
         cached = report.cached / max(report.texts, 1)
         self._bar.set_postfix_str(f"{speed:,.0f} tokens/s, {cached:.0%} cached", refresh=False)
         self._bar.update(rows)
-
-
-def entity_keys(view: FeatureView, keys: list[Key]) -> list[EntityKey]:
-    """Feast's entity keys of our views, which have one join key."""
-    column = view.entity_columns[0]
-    values = python_values_to_proto_values(keys, column.dtype.to_value_type())
-    return [EntityKey(join_keys=[column.name], entity_values=[value]) for value in values]
 
 
 def to_protos(job: Job, rows: Rows, embedded: Embedded) -> list[tuple[Any, ...]]:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import pyarrow.dataset as pads
@@ -12,17 +13,24 @@ from feast import FeatureView, FileSource
 from feast.data_format import ParquetFormat
 from feast.infra.offline_stores.offline_store import OfflineStore
 from feast.infra.online_stores.online_store import OnlineStore
+from feast.protos.feast.types.EntityKey_pb2 import EntityKey
 from feast.repo_config import RepoConfig
+from feast.type_map import python_values_to_proto_values
 
 from llmrec_plugin.binding import BoundFeature
 from llmrec_plugin.errors import InputError
 from llmrec_plugin.feast.rawrows import Interval, RawRows, Rows, to_microseconds
 from llmrec_plugin.feast.training import file_signature
-from llmrec_plugin.runtime.ledger import Entry, Ledger, Target
+from llmrec_plugin.runtime.ledger import Entry, Key, Ledger, Target
 from llmrec_plugin.runtime.runner import Runner, runner_for
 from llmrec_plugin.settings import load_settings
 from llmrec_plugin.specs import digest
 from llmrec_plugin.transform import Transform
+
+State: TypeAlias = Literal["new", "changed", "unchanged", "superseded"]
+Written: TypeAlias = Callable[[Sequence[Key]], Mapping[Key, Entry]]
+
+_SAMPLED_KEYS = 16
 
 
 def is_ours(view: object) -> bool:
@@ -51,10 +59,6 @@ class Job:
     def source_changed(self) -> bool:
         """Whether a file of the source was written since the job was opened."""
         return self._path is not None and file_signature(self._path) != self._signature
-
-    @property
-    def feature_name(self) -> str:
-        return self.bound.feature.name
 
     def covered(self) -> list[Interval]:
         """The intervals that were materialized before."""
@@ -142,23 +146,49 @@ class Selection:
         return int(self.wanted.sum())
 
 
-def select(job: Job, window: Interval) -> Selection:
-    """The newest row of each entity inside `window`, and of the intervals before it what is new or changed."""
+def select(job: Job, window: Interval, written: Written) -> Selection:
+    """The newest row of each entity inside `window`, and of the intervals before it what is new or changed.
+
+    Args:
+        job: The view.
+        window: The rows that are to be written, whatever is known of them.
+        written: Looks up what was written of entities.
+    """
     newest = job.raw.newest(window, job.covered())
     wanted = newest.inside.copy()
     for positions, rows in job.raw.read(newest.earlier):
-        entries = job.target.lookup(rows.keys)
-        wanted[positions[[_is_due(entries.get(key), rows, i, window[1]) for i, key in enumerate(rows.keys)]]] = True
+        wanted[positions] = [state in ("new", "changed") for state in states(rows, written(rows.keys), window[1])]
     late = int((wanted & ~newest.inside).sum())
     return Selection(wanted, int(newest.inside.sum() + newest.earlier.sum()), late, newest.unreadable)
 
 
-def is_superseded(entry: Entry | None, at: int, end: int) -> bool:
-    """Whether what is stored is newer than a row of time `at`: it was pushed, or lies behind the window's end."""
-    return entry is not None and entry.at > at and (entry.pushed or entry.at > end)
+def states(rows: Rows, written: Mapping[Key, Entry], end: int) -> list[State]:
+    """What writing each row would be, by what was written of its entity.
+
+    ``superseded``: what is stored is newer, because it was pushed or lies behind the `end` of the window.
+    """
+    return [_state(rows, i, written.get(key), end) for i, key in enumerate(rows.keys)]
 
 
-def _is_due(entry: Entry | None, rows: Rows, i: int, end: int) -> bool:
-    if is_superseded(entry, rows.at[i], end):
-        return False
-    return entry is None or (entry.at, entry.digest) != (rows.at[i], rows.digests[i])
+def _state(rows: Rows, i: int, entry: Entry | None, end: int) -> State:
+    if entry is None:
+        return "new"
+    if entry.at > rows.at[i] and (entry.pushed or entry.at > end):
+        return "superseded"
+    return "unchanged" if (entry.at, entry.digest) == (rows.at[i], rows.digests[i]) else "changed"
+
+
+def count_lost(job: Job) -> int:
+    """How many of a sample of the rows that were written are no longer in the online store."""
+    keys = job.target.sample(_SAMPLED_KEYS)
+    if not keys:
+        return 0
+    stored = job.online_store.online_read(job.config, job.view, entity_keys(job.view, keys), [job.bound.feature.name])
+    return sum(values is None for _, values in stored)
+
+
+def entity_keys(view: FeatureView, keys: Sequence[Key]) -> list[EntityKey]:
+    """Feast's entity keys of our views, which have one join key."""
+    column = view.entity_columns[0]
+    values = python_values_to_proto_values(list(keys), column.dtype.to_value_type())
+    return [EntityKey(join_keys=[column.name], entity_values=[value]) for value in values]

@@ -135,7 +135,7 @@ class Runner:
     ) -> int:
         """Adds the vectors of `texts`, where finite, to `vectors` and to the cache; returns the tokens read."""
         feature = bound.feature
-        encoder = self._encoder(bound, "online" if mode == "on_demand" else "batch")
+        encoder = self.encoder(bound, "online" if mode == "on_demand" else "batch")
         normalized = encoder.artifact.manifest.normalize
         tokens = 0
         chunks = _chunks(texts, TEXTS_PER_CHUNK)
@@ -150,7 +150,12 @@ class Runner:
             tokens += count
         return tokens
 
-    def _encoder(self, bound: BoundFeature, profile: Profile) -> Encoder:
+    def encoder(self, bound: BoundFeature, profile: Profile) -> Encoder:
+        """The encoder of a feature, loaded when it is first asked for.
+
+        Raises:
+            ArtifactError: The model is missing, damaged, or not what the feature declares.
+        """
         key = (bound.artifact_id, profile)
         with self._lock:
             if key in self._encoders:
