@@ -93,7 +93,7 @@ def open_job(config: RepoConfig, view: FeatureView, offline_store: OfflineStore,
 def target_name(config: RepoConfig, view: FeatureView, bound: BoundFeature) -> str:
     """Names the online table of `view` under this fingerprint, in the ledger."""
     store = config.online_store.model_dump_json() if config.online_store else ""
-    place = digest([str(config.repo_path), store])[:16]
+    place = digest([str(Path(config.repo_path or ".").resolve()), store])[:16]
     version = view.current_version_number or 0
     return f"{config.project}/{view.name}/v{version}/{bound.fingerprint}/{place}"
 
