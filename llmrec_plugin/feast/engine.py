@@ -161,6 +161,14 @@ class _Run:
             logger.warning(
                 "%s: %d rows of the source have no key or no timestamp and are left out.", name, selection.unreadable
             )
+        needed = 4 * self._job.bound.feature.dims * selection.newest
+        bound = load_settings().cache_max_bytes
+        if needed > bound:
+            logger.warning(
+                "%s: the vectors of %d rows take about %.1f GiB, the value cache holds %.1f: what it drops is computed "
+                "again when it is needed again. Set LLMREC_CACHE_MAX_BYTES.",
+                name, selection.newest, needed / 2**30, bound / 2**30,
+            )  # fmt: skip
 
     def _check_invalid(self, newest: int) -> None:
         invalid = self._job.target.count_invalid() if self._report.invalid else 0
