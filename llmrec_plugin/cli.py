@@ -1,4 +1,4 @@
-"""The command line: ``llmrec plugins | features | models | export | plan | cache``.
+"""The command line: ``llmrec plugins | features | models | export | plan | doctor | cache``.
 
 Errors of this package end with one line and exit code 1; wrong usage with exit code 2.
 """
@@ -178,6 +178,34 @@ def plan(views: tuple[str, ...], repo: Path, start: datetime | None, end: dateti
             for item in plans
         ]
     )
+
+
+@main.command()
+@click.option("--repo", type=click.Path(path_type=Path), default=".", help="Folder with feature_store.yaml.")
+@_as_json
+def doctor(repo: Path, as_json: bool) -> None:
+    """Looks for what loses data, stops serving or computes for nothing, and says how to mend it.
+
+    Exit code 1 if there is an error.
+
+    \b
+    llmrec doctor --repo feature_repo
+    """
+    from dataclasses import asdict
+
+    from llmrec_plugin.feast.doctor import examine  # imports feast, which takes seconds
+
+    findings = examine(repo)
+    if as_json:
+        _print_json([asdict(finding) for finding in findings])
+    else:
+        colors = {"error": "red", "warning": "yellow", "note": "blue"}
+        for finding in findings:
+            click.secho(f"{finding.level}: {finding.found}", fg=colors[finding.level])
+            click.echo(f"    {finding.fix}")
+        click.echo("Nothing else is wrong." if findings else "Nothing is wrong.")
+    if any(finding.level == "error" for finding in findings):
+        sys.exit(1)
 
 
 @main.group()

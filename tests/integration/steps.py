@@ -106,3 +106,15 @@ def plan_of_sample(texts: int) -> str:
     plan.SAMPLED_TEXTS = texts
     [view] = json.loads(command_line(["plan", "--json"]))
     return json.dumps(view)
+
+
+def doctor() -> str:
+    """The findings about the repo in the working folder, as JSON; the exit code tells whether one is an error."""
+    from click.testing import CliRunner
+
+    from llmrec_plugin.cli import main
+
+    result = CliRunner().invoke(main, ["doctor", "--json"])
+    findings = json.loads(result.stdout)
+    assert result.exit_code == int(any(finding["level"] == "error" for finding in findings))
+    return result.stdout
