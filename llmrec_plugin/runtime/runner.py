@@ -24,7 +24,8 @@ from llmrec_plugin.settings import Settings
 
 logger = logging.getLogger(__name__)
 
-Mode = Literal["batch", "on_demand", "historical"]
+Mode = Literal["batch", "on_demand", "historical", "push"]
+_REQUESTS: tuple[Mode, ...] = ("on_demand", "push")  # few rows and somebody waits: no progress bar, no report kept
 Status = Literal["ok", "empty", "invalid", "fallback"]
 
 TEXTS_PER_CHUNK = 1024
@@ -67,7 +68,7 @@ class Runner:
         Args:
             bound: The feature and its artifact.
             columns: The rows by column.
-            mode: For the report, the progress bar (none on demand) and the threads' placement.
+            mode: For the report, the progress bar (none on demand and for pushes) and the threads' placement.
 
         Raises:
             MissingColumnError: A declared column is not there.
@@ -117,7 +118,7 @@ class Runner:
     def _encode(self, bound: BoundFeature, texts: list[str], vectors: dict[str, np.ndarray], mode: Mode) -> int:
         """Adds the vectors of `texts`, where finite, to `vectors` and to the cache; returns the tokens read."""
         feature = bound.feature
-        encoder = self._encoder(bound, "online" if mode == "on_demand" else "batch")
+        encoder = self._encoder(bound, "online" if mode in _REQUESTS else "batch")
         normalized = encoder.artifact.manifest.normalize
         tokens = 0
         for chunk in self._progress(_chunks(texts, TEXTS_PER_CHUNK), len(texts), feature.name, mode):
@@ -142,7 +143,7 @@ class Runner:
             return self._encoders[key]
 
     def _progress(self, chunks: Iterable[list[str]], total: int, name: str, mode: Mode) -> Iterable[list[str]]:
-        if mode == "on_demand" or not self._settings.progress:
+        if mode in _REQUESTS or not self._settings.progress:
             yield from chunks
             return
         from tqdm import tqdm  # not needed on the request path
@@ -159,7 +160,7 @@ class Runner:
                 "%s: %d of %d rows could not be read and are null; the first is row %d: %s",
                 report.feature, len(invalid), report.rows, row, reason,
             )  # fmt: skip
-        if mode == "on_demand":
+        if mode in _REQUESTS:
             logger.debug("%s", report)
             return
         self.cache.record(report)
