@@ -23,6 +23,8 @@ from typing import Any, TypeAlias
 import pandas as pd
 from feast import FeatureStore, FeatureView
 from feast.infra.passthrough_provider import PassthroughProvider
+from feast.infra.registry.base_registry import BaseRegistry
+from feast.protos.feast.core.FeatureView_pb2 import FeatureView as FeatureViewProto
 from feast.protos.feast.types.EntityKey_pb2 import EntityKey
 from feast.protos.feast.types.Value_pb2 import Value
 from feast.utils import make_tzaware
@@ -82,14 +84,19 @@ class LLMRecProvider(PassthroughProvider):
 
     def _views_over(self, raw: FeatureView) -> list[FeatureView]:
         """Our online views that read `raw`, as the registry has them now."""
-        # Not from the cache: after a model change the old model's vectors must not reach the emptied table.
-        views = self._registry.list_feature_views(
-            self.repo_config.project, allow_cache=False, tags={SOURCE_TAG: raw.name}
-        )
-        return [view for view in views if view.online]
+        # Not from a cache: after a model change the old model's vectors must not reach the emptied table. And not
+        # through list_feature_views, whose one-entry memo the pushing store and this provider would fight over.
+        self._registry.refresh(self.repo_config.project)
+        return [
+            _view(proto.SerializeToString(deterministic=True))
+            for proto in self._registry.proto().feature_views
+            if proto.spec.project == self.repo_config.project
+            and proto.spec.online
+            and proto.spec.tags.get(SOURCE_TAG) == raw.name
+        ]
 
     @functools.cached_property
-    def _registry(self) -> Any:
+    def _registry(self) -> BaseRegistry:
         return FeatureStore(repo_path=self.repo_config.repo_path, config=self.repo_config).registry
 
     def _not_older_than_stored(self, view: FeatureView, rows: Sequence[Row]) -> list[Row]:
@@ -112,6 +119,12 @@ class LLMRecProvider(PassthroughProvider):
         name = f"{self.repo_config.project}-{view.name}.lock"
         with FileLock(folder / name).acquire(poll_interval=_LOCK_POLL_SECONDS):
             yield
+
+
+@functools.lru_cache(maxsize=256)
+def _view(serialized: bytes) -> FeatureView:
+    """The view of a registry message; building one takes Feast some milliseconds."""
+    return FeatureView.from_proto(FeatureViewProto.FromString(serialized))
 
 
 def newest_rows(rows: Sequence[Row]) -> list[Row]:
