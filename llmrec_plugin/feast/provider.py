@@ -48,7 +48,8 @@ class LLMRecProvider(PassthroughProvider):
 
     def ingest_df(self, feature_view: Any, df: pd.DataFrame, field_mapping: dict[str, str] | None = None) -> None:
         """Writes the rows of `df` to `feature_view`, and their vectors to our views over it."""
-        super().ingest_df(feature_view, df, field_mapping)
+        with self._writing():
+            super().ingest_df(feature_view, df, field_mapping)
         self._ingest_vectors(feature_view, df)
 
     async def ingest_df_async(
@@ -76,7 +77,7 @@ class LLMRecProvider(PassthroughProvider):
         feature = transform.bound.feature
         vectors[feature.name] = vectors[feature.name].astype(pd.ArrowDtype(value_type(feature)))
         rows = newest_rows(self._prep_rows_to_write_for_ingestion(view, vectors))
-        with self._lock(view):
+        with self._writing():
             rows = self._not_older_than_stored(view, rows)
             if rows:
                 self.online_write_batch(self.repo_config, view, rows, progress=None)
@@ -112,12 +113,16 @@ class LLMRecProvider(PassthroughProvider):
         return fresh
 
     @contextmanager
-    def _lock(self, view: FeatureView) -> Iterator[None]:
-        """Held between looking at what is stored and writing, by one thread of this machine at a time."""
+    def _writing(self) -> Iterator[None]:
+        """Held by one thread of this machine at a time.
+
+        Nobody else pushes between a look at what is stored and the write that depends on it; and SQLite, which
+        allows one writer, fails with "database is locked" when threads of several processes push at once.
+        """
         folder = load_settings().cache_folder / "push"
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        name = f"{self.repo_config.project}-{view.name}.lock"
-        with FileLock(folder / name).acquire(poll_interval=_LOCK_POLL_SECONDS):
+        lock = FileLock(folder / f"{self.repo_config.project}.lock")
+        with lock.acquire(poll_interval=_LOCK_POLL_SECONDS):
             yield
 
 
