@@ -15,6 +15,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -25,11 +26,14 @@ from feast import FeatureStore, FeatureView
 from feast.infra.passthrough_provider import PassthroughProvider
 from feast.infra.registry.base_registry import BaseRegistry
 from feast.protos.feast.core.FeatureView_pb2 import FeatureView as FeatureViewProto
+from feast.protos.feast.core.Registry_pb2 import Registry as RegistryProto
 from feast.protos.feast.types.EntityKey_pb2 import EntityKey
 from feast.protos.feast.types.Value_pb2 import Value
 from feast.utils import make_tzaware
 from filelock import FileLock
+from google.protobuf.message import DecodeError
 
+from llmrec_plugin.errors import InputError
 from llmrec_plugin.feast.views import SOURCE_TAG
 from llmrec_plugin.pipeline.packing import value_type
 from llmrec_plugin.settings import load_settings
@@ -40,7 +44,8 @@ Row: TypeAlias = tuple[EntityKey, dict[str, Value], datetime, datetime | None]
 """What an online store writes: entity key, values by feature, event timestamp, created timestamp."""
 
 ROWS_PER_READ = 1_000
-_LOCK_POLL_SECONDS = 0.002
+_POLL_SECONDS = 0.002
+_REGISTRY_SECONDS = 5.0
 
 
 class LLMRecProvider(PassthroughProvider):
@@ -71,6 +76,7 @@ class LLMRecProvider(PassthroughProvider):
                 raise
 
     def _ingest_vectors_of(self, view: FeatureView, frame: pd.DataFrame) -> None:
+        """Computes and writes the vectors of one view; at its end the rows that were written are known."""
         transform = view.feature_transformation.udf
         vectors = transform.transform_frame(frame, mode="push")
         # With its type stated: Feast refuses a column of nothing but nulls.
@@ -85,16 +91,38 @@ class LLMRecProvider(PassthroughProvider):
 
     def _views_over(self, raw: FeatureView) -> list[FeatureView]:
         """Our online views that read `raw`, as the registry has them now."""
-        # Not from a cache: after a model change the old model's vectors must not reach the emptied table. And not
-        # through list_feature_views, whose one-entry memo the pushing store and this provider would fight over.
-        self._registry.refresh(self.repo_config.project)
         return [
             _view(proto.SerializeToString(deterministic=True))
-            for proto in self._registry.proto().feature_views
+            for proto in self._registry_now().feature_views
             if proto.spec.project == self.repo_config.project
             and proto.spec.online
             and proto.spec.tags.get(SOURCE_TAG) == raw.name
         ]
+
+    def _registry_now(self) -> RegistryProto:
+        """The registry, read anew: after a model change no vector of the old model may reach the emptied table.
+
+        Read as one message, since Feast's lists of views have a memo of one entry, for which the pushing store and
+        this provider would compete.
+        """
+        project = self.repo_config.project
+        deadline = time.monotonic() + _REGISTRY_SECONDS
+        while True:
+            try:
+                self._registry.refresh(project)
+                registry = self._registry.proto()
+                if any(item.spec.name == project for item in registry.projects):
+                    return registry
+                failure = None
+            except DecodeError as exc:
+                failure = exc
+            # Feast empties a file registry and then writes it; materializing does so, too.
+            if time.monotonic() > deadline:
+                raise InputError(
+                    f"Expected a registry with project {project!r}, got "
+                    f"{'one that cannot be read' if failure else 'one without it'}. Run `feast apply`."
+                ) from failure
+            time.sleep(_POLL_SECONDS)
 
     @functools.cached_property
     def _registry(self) -> BaseRegistry:
@@ -122,7 +150,7 @@ class LLMRecProvider(PassthroughProvider):
         folder = load_settings().cache_folder / "push"
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         lock = FileLock(folder / f"{self.repo_config.project}.lock")
-        with lock.acquire(poll_interval=_LOCK_POLL_SECONDS):
+        with lock.acquire(poll_interval=_POLL_SECONDS):
             yield
 
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
 from feast import FeatureStore
 from feast.data_source import PushMode
+from steps import open_store
 
 SOURCE = "item_push"
 
@@ -44,9 +46,25 @@ def push_async(rows: list[dict[str, Any]]) -> list[bool]:
     return in_loop
 
 
-def write(rows: list[dict[str, Any]]) -> None:
+def write(rows: list[dict[str, Any]], configuration: dict[str, Any] | None = None) -> None:
     """``store.write_to_online_store`` of the raw view."""
-    FeatureStore(repo_path=".").write_to_online_store("item_text", frame(rows))
+    open_store(configuration).write_to_online_store("item_text", frame(rows))
+
+
+def push_while_the_registry_is_written(rows: list[dict[str, Any]]) -> None:
+    """Pushes; when the provider first looks at the registry, it finds the file empty."""
+    store = FeatureStore(repo_path=".")
+    registry, path = store._get_provider()._registry, Path("data/registry.db")
+    content, refresh = path.read_bytes(), registry.refresh
+
+    def refresh_at_a_bad_time(project: str) -> None:
+        path.write_bytes(b"")
+        refresh(project)
+        path.write_bytes(content)
+        registry.refresh = refresh
+
+    registry.refresh = refresh_at_a_bad_time
+    store.push(SOURCE, frame(rows))
 
 
 def read_packed(features: list[str], items: list[str]) -> dict[str, list[Any]]:
