@@ -37,6 +37,7 @@ from llmrec_plugin.errors import InputError
 from llmrec_plugin.feast.jobs import Job, Selection, count_lost, entity_keys, is_ours, open_job, select, states
 from llmrec_plugin.feast.rawrows import Rows, concatenate, to_datetime, to_microseconds
 from llmrec_plugin.feast.training import TrainingSource
+from llmrec_plugin.feast.writing import writing
 from llmrec_plugin.pipeline.packing import stored_values
 from llmrec_plugin.runtime.cache import RunReport
 from llmrec_plugin.runtime.ledger import Entry
@@ -94,7 +95,7 @@ class _Run:
         self._settings = engine.settings
         self._job = open_job(engine.repo_config, task.feature_view, engine.offline_store, engine.online_store)
         self._window = to_microseconds(task.start_time), to_microseconds(task.end_time)
-        self._superseded = 0
+        self._left_out = 0
         self._report = RunReport.begin(self._job.bound.feature.name, self._job.bound.fingerprint, "batch")
 
     def execute(self) -> None:
@@ -111,9 +112,9 @@ class _Run:
             self._check_source()
         self._report = replace(self._report, seconds=time.perf_counter() - clock)
         self._job.runner.record(self._report)
-        if self._superseded:
+        if self._left_out:
             logger.info(
-                "%s: %d rows were left out, the store holds newer ones.", self._job.bound.feature.name, self._superseded
+                "%s: %d rows were left out, the store holds newer ones.", self._job.bound.feature.name, self._left_out
             )
         if self._settings.training_table and isinstance(self._job.view.batch_source, TrainingSource):
             self._job.view.batch_source.refresh()
@@ -134,21 +135,35 @@ class _Run:
 
     def _write(self, rows: Rows) -> None:
         """One chunk: value cache, online store, ledger, in this order."""
-        written = self._job.target.lookup(rows.keys)
-        superseded = np.array([state == "superseded" for state in states(rows, written, self._window[1])])
-        self._superseded += int(superseded.sum())
-        rows = rows.take(~superseded)
+        rows = self._without_superseded(rows)
         if not len(rows):
             return
         embedded = self._job.runner.embed(self._job.bound, rows.columns, "batch", quiet=True)
-        self._job.online_store.online_write_batch(
-            self._job.config, self._job.view, to_protos(self._job, rows, embedded), None
-        )
-        self._job.target.write(
-            Entry(key, int(rows.at[i]), int(rows.created[i]), int(rows.digests[i]), embedded.invalid.get(i))
-            for i, key in enumerate(rows.keys)
-        )
         self._report = self._report.plus(embedded.report)
+        protos = to_protos(self._job, rows, embedded)
+        with writing(self._job.config.project):
+            pushed = self._superseded(rows)  # by newer ones, during inference
+            self._job.online_store.online_write_batch(
+                self._job.config,
+                self._job.view,
+                [proto for proto, newer in zip(protos, pushed, strict=True) if not newer],
+                None,
+            )
+            self._job.target.write(
+                Entry(key, int(rows.at[i]), int(rows.created[i]), int(rows.digests[i]), embedded.invalid.get(i))
+                for i, key in enumerate(rows.keys)
+                if not pushed[i]
+            )
+
+    def _without_superseded(self, rows: Rows) -> Rows:
+        superseded = self._superseded(rows)
+        self._left_out += int(superseded.sum())
+        return rows.take(~superseded)
+
+    def _superseded(self, rows: Rows) -> np.ndarray:
+        """(n,) bool: the store holds a newer row of the entity."""
+        written = self._job.target.lookup(rows.keys)
+        return np.array([state == "superseded" for state in states(rows, written, self._window[1])], dtype=bool)
 
     def _announce(self, selection: Selection) -> None:
         name = self._job.bound.feature.name

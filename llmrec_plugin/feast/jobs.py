@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -85,13 +86,22 @@ def open_job(config: RepoConfig, view: FeatureView, offline_store: OfflineStore,
         created=source.created_timestamp_column,
         field_mapping=dict(source.field_mapping),
     )
-    settings = load_settings()
-    target = Ledger(settings.cache_folder).target(target_name(config, view, bound), view.name, bound.fingerprint)
-    return Job(config, view, bound, raw, target, online_store, runner_for(settings), path, signature)
+    target = open_target(config, view)
+    return Job(config, view, bound, raw, target, online_store, runner_for(load_settings()), path, signature)
 
 
-def target_name(config: RepoConfig, view: FeatureView, bound: BoundFeature) -> str:
-    """Names the online table of `view` under this fingerprint, in the ledger."""
+def open_target(config: RepoConfig, view: FeatureView) -> Target:
+    """The part of this machine's ledger that belongs to the online table of `view`."""
+    bound = view.feature_transformation.udf.bound
+    return _ledger(load_settings().cache_folder).target(_target_name(config, view, bound), view.name, bound.fingerprint)
+
+
+@functools.lru_cache(maxsize=8)
+def _ledger(folder: Path) -> Ledger:
+    return Ledger(folder)
+
+
+def _target_name(config: RepoConfig, view: FeatureView, bound: BoundFeature) -> str:
     store = config.online_store.model_dump_json() if config.online_store else ""
     place = digest([str(Path(config.repo_path or ".").resolve()), store])[:16]
     version = view.current_version_number or 0

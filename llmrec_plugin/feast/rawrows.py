@@ -195,7 +195,7 @@ class RawRows:
             _microseconds(batch.column(self._raw[self._timestamp])),
             np.zeros(batch.num_rows, np.int64) if created is None else created,
             columns,
-            _digests(columns),
+            digests(columns),
         )
 
     def _spill(self, folder: Path, partitions: int, until: int) -> int:
@@ -317,10 +317,13 @@ def _microseconds(column: pa.Array) -> np.ndarray:
     return column.cast(pa.int64()).fill_null(0).to_numpy(zero_copy_only=False)
 
 
-def _digests(columns: dict[str, list[Any]]) -> np.ndarray:
-    """A 64-bit hash of each row's values, (n,) int64."""
-    hashes = (
-        hashlib.blake2b(repr(values).encode("utf-8", "surrogatepass"), digest_size=8).digest()
-        for values in zip(*columns.values(), strict=True)
-    )
+def digests(columns: dict[str, list[Any]]) -> np.ndarray:
+    """A 64-bit hash of each row's values, (n,) int64; every kind of missing value is the same."""
+    rows = zip(*columns.values(), strict=True)
+    texts = (repr([None if _is_missing(value) else value for value in row]) for row in rows)
+    hashes = [hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest() for text in texts]
     return np.frombuffer(b"".join(hashes), dtype="<i8")
+
+
+def _is_missing(value: Any) -> bool:
+    return value is None or value is pd.NA or (isinstance(value, float) and value != value)

@@ -57,7 +57,7 @@ class RunReport:
         started: Unix time in seconds.
         feature: Name of the feature.
         fingerprint: Its fingerprint.
-        mode: ``batch``, ``on_demand`` or ``historical``.
+        mode: ``batch``, ``on_demand``, ``historical`` or ``push``.
         rows: Rows given.
         empty: Rows without text.
         invalid: Rows that could not be read (they give null).
