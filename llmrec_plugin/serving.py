@@ -62,15 +62,16 @@ class Layout:
     Attributes:
         columns: Vectors and numbers.
         others: Features that are neither: strings, lists, times.
-        service: Name of the feature service that is read; None if `features` are listed.
-        features: Feature references, ``view:feature``; empty if a service is read.
+        features: What to ask Feast for, as references ``view:feature``; empty if a service is asked for.
+        service: Name of a feature service that gives views other names or keys, which references cannot say; else
+            None. Of such a service Feast tells no versions, so a change of its views is seen by its lengths only.
         full_feature_names: Whether Feast puts the view's name before the feature's.
     """
 
     columns: tuple[Column, ...]
     others: tuple[str, ...] = ()
-    service: str | None = None
     features: tuple[str, ...] = ()
+    service: str | None = None
     full_feature_names: bool = False
 
     @functools.cached_property

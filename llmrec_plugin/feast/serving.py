@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from feast import FeatureService, FeatureStore, FeatureView, OnDemandFeatureView, utils
+from feast.feature_view_projection import FeatureViewProjection
 from feast.protos.feast.serving.ServingService_pb2 import FieldStatus, GetOnlineFeaturesResponse
 from feast.type_map import feast_value_type_to_python_type
 from feast.types import Array, Bool, Float32, Float64, Int32, Int64
@@ -50,9 +51,10 @@ def layout_of(
         FingerprintMismatchError: A feature was published by a version that computes other numbers.
         UnknownNameError: A view has no such feature.
     """
-    if isinstance(features, str):
-        features = store.get_feature_service(features)
-    return _layout_of(store, features, full_feature_names, allow_cache=False)
+    if isinstance(features, FeatureService):
+        features = features.name
+    asked = store.get_feature_service(features) if isinstance(features, str) else list(features)
+    return _layout_of(store, asked, full_feature_names, allow_cache=False)
 
 
 def fetch(store: FeatureStore, layout: Layout, entities: Mapping[str, Sequence[Any]]) -> Fetched:
@@ -92,13 +94,13 @@ def _asked(store: FeatureStore, layout: Layout) -> FeatureService | list[str]:
 
 
 def _layout_of(
-    store: FeatureStore, asked: FeatureService | Sequence[str], full_feature_names: bool, *, allow_cache: bool
+    store: FeatureStore, asked: FeatureService | list[str], full_feature_names: bool, *, allow_cache: bool
 ) -> Layout:
-    service = asked.name if isinstance(asked, FeatureService) else None
-    asked = asked if isinstance(asked, FeatureService) else list(asked)
     registry, project = store.registry, store.project
     references = utils._get_features(registry, project, asked, allow_cache)
     utils._validate_feature_refs(references, full_feature_names)
+    if isinstance(asked, FeatureService) and not any(map(_renames, asked.feature_view_projections)):
+        asked = references  # of a service's views Feast 0.67 tells no version
     stored, on_demand = utils._get_feature_views_to_use(registry, project, asked, allow_cache, hide_dummy_entity=False)
     views = {view.projection.name_to_use(): view for view in (*stored, *on_demand)}
 
@@ -118,10 +120,15 @@ def _layout_of(
             column if column.status in statuses else dataclasses.replace(column, status=None) for column in columns
         ),
         others=tuple(name for name in others if name not in statuses),
-        service=service,
-        features=() if service else tuple(references),
+        service=asked.name if isinstance(asked, FeatureService) else None,
+        features=() if isinstance(asked, FeatureService) else tuple(references),
         full_feature_names=full_feature_names,
     )
+
+
+def _renames(projection: FeatureViewProjection) -> bool:
+    """Whether a service reads a view as no list of references can: under another name, or by another key."""
+    return bool(projection.name_alias or projection.join_key_map)
 
 
 def _column(view: FeatureView | OnDemandFeatureView, feature: str, name: str) -> Column | None:
