@@ -183,16 +183,16 @@ def request_body(layout: Layout, columns: Mapping[str, list[Any]]) -> dict[str, 
 
 def decode_body(layout: Layout, rows: int, body: bytes) -> Fetched:
     """The body of the server's answer, for `rows` entities."""
-    answer = json.loads(body)
-    metadata = answer["metadata"]
+    try:
+        answer = json.loads(body)
+        metadata, results = answer["metadata"], answer["results"]
+    except (ValueError, KeyError, TypeError) as exc:
+        raise FetchError(f"Expected the answer of a Feast feature server, got {body[:200]!r}. Check the URL.") from exc
     versions = {view["name"]: view.get("version", 0) for view in metadata.get("feature_view_metadata", [])}
     changed = changed_columns(layout, versions)
     if changed:
         raise FingerprintMismatchError(_changed(changed))
-    columns = {
-        name: _JSONColumn(name, result)
-        for name, result in zip(metadata["feature_names"], answer["results"], strict=True)
-    }
+    columns = {name: _JSONColumn(name, result) for name, result in zip(metadata["feature_names"], results, strict=True)}
     return assemble(layout, rows, columns)
 
 
