@@ -138,7 +138,8 @@ def _column(view: FeatureView | OnDemandFeatureView, feature: str, name: str) ->
         raise UnknownNameError(f"feature of view {view.name!r}", feature, fields)
     field = fields[feature]
     own = Column(name=name, fingerprint=view.tags.get(FINGERPRINT_TAG))
-    if not isinstance(view, OnDemandFeatureView) and own.fingerprint is not None:
+    is_pinned = view.projection.version_tag is not None  # then it is always the same
+    if own.fingerprint is not None and not is_pinned and not isinstance(view, OnDemandFeatureView):
         own = dataclasses.replace(
             own, view=view.projection.name_alias or view.name, version=view.current_version_number or 0
         )
