@@ -191,7 +191,7 @@ def decode_body(layout: Layout, rows: int, body: bytes) -> Fetched:
     versions = {view["name"]: view.get("version", 0) for view in metadata.get("feature_view_metadata", [])}
     changed = changed_columns(layout, versions)
     if changed:
-        raise FingerprintMismatchError(_changed(changed))
+        raise FingerprintMismatchError(_change_message(changed))
     columns = {name: _JSONColumn(name, result) for name, result in zip(metadata["feature_names"], results, strict=True)}
     return assemble(layout, rows, columns)
 
@@ -233,10 +233,10 @@ def refuse_other_fingerprints(layout: Layout, now: Layout) -> None:
     fingerprints = {column.name: column.fingerprint for column in now.columns}
     changed = [column for column in layout.columns if fingerprints.get(column.name) != column.fingerprint]
     if changed:
-        raise FingerprintMismatchError(_changed(changed))
+        raise FingerprintMismatchError(_change_message(changed))
 
 
-def _changed(columns: Sequence[Column]) -> str:
+def _change_message(columns: Sequence[Column]) -> str:
     names = ", ".join(repr(column.name) for column in columns)
     return (
         f"The declaration of {names} changed since the layout was made, so its values may be another model's. Make the "
