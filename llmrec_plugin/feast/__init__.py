@@ -8,6 +8,7 @@ In a feature repo::
 """
 
 from llmrec_plugin.feast.publishing import publish
+from llmrec_plugin.feast.search import search
 from llmrec_plugin.pipeline.history import history_frame
 
-__all__ = ["history_frame", "publish"]
+__all__ = ["history_frame", "publish", "search"]

@@ -17,12 +17,12 @@ from llmrec_plugin.binding import Bound, BoundFeature, BoundSimilarity, to_value
 from llmrec_plugin.errors import DeclarationError
 from llmrec_plugin.feast.patches import FINGERPRINT_TAG, LLMBatchFeatureView
 from llmrec_plugin.feast.training import TrainingSource, project_name
-from llmrec_plugin.specs import HistoryEmbeddingFeature, Metric, TextFeature
+from llmrec_plugin.feast.vectors import FEAST_METRICS
+from llmrec_plugin.specs import HistoryEmbeddingFeature, TextFeature
 from llmrec_plugin.transform import Transform, source
 
 # Without a ttl Feast's first incremental run reaches back one year only (feature_store.py, 0.67).
 FOREVER = timedelta(days=36_500)
-_VECTOR_METRIC: dict[Metric, str] = {"cosine": "cosine", "dot": "inner_product", "euclidean": "l2"}
 
 
 class DeclaredTransformation(PythonTransformation):
@@ -89,7 +89,7 @@ def batch_view(
         description=feature.description,
         vector_index=True,
         vector_length=feature.dims,
-        vector_search_metric=_VECTOR_METRIC[feature.metric],
+        vector_search_metric=FEAST_METRICS[feature.metric],
     )
     return LLMBatchFeatureView(
         name=feature.name,
