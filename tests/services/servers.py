@@ -62,7 +62,14 @@ class Redis(Server):
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
         server, client = (_find("Redis", f"usr/bin/{name}") for name in ("redis-server", "redis-cli"))
-        options = {"bind": "127.0.0.1", "port": self.port, "dir": folder, "save": "", "appendonly": "no"}
+        options = {
+            "bind": "127.0.0.1",
+            "port": self.port,
+            "dir": folder,
+            "save": "",
+            "appendonly": "no",
+            "databases": 64,
+        }
         command = [server, *(word for name, value in options.items() for word in (f"--{name}", str(value)))]
         self._start(command, [client, "-p", str(self.port), "ping"])
 
