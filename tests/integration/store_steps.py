@@ -238,7 +238,8 @@ def search_what_changes() -> dict[str, Any]:
     look("changed by another process")
     seen["wrong query"] = [table.error([1, 0, 0]), table.error([0, 0, 0, 0]), table.error([float("nan"), 0, 0, 1])]
     seen["no rows asked for"] = table.error([1, 0, 0, 0], 0)
-    table.update([table.view], [table.view])
+    table.update([table.view], [])
+    table.update([], [table.view])
     look("dropped")
     return seen
 

@@ -114,3 +114,39 @@ def test_of_values_written_out_of_order_redis_keeps_the_newest_and_others_the_la
     new_repo: Callable[..., Repo], online_store: Any, store: str, kept: dict[str, str]
 ) -> None:
     assert new_repo("times", online_store=online_store(store)).call("store_steps:write_out_of_order") == kept
+
+
+# ---- on-demand views and Feast's server
+
+SLOW = """
+from feast import RequestSource
+from feast.on_demand_feature_view import on_demand_feature_view
+
+asked = RequestSource(
+    name="asked", schema=[Field(name="tell", dtype=String), Field(name="wait_for", dtype=String)]
+)
+
+@on_demand_feature_view(sources=[asked], schema=[Field(name="slow", dtype=Float64)], mode="python")
+def slow(inputs: dict) -> dict:
+    import time
+    from pathlib import Path
+
+    if Path(inputs["tell"][0]).parent.is_dir() and inputs["tell"][0] != "hello world":
+        Path(inputs["tell"][0]).touch()
+        while not Path(inputs["wait_for"][0]).exists():
+            time.sleep(0.01)
+    return {"slow": [1.0] * len(inputs["tell"])}
+"""
+
+
+@pytest.mark.parametrize(("store", "answers", "timeout"), [("our redis", True, 60), ("redis", False, 2)])
+def test_our_redis_store_answers_while_an_on_demand_view_computes_and_feasts_does_not(
+    new_repo: Callable[..., Repo], online_store: Any, store: str, answers: bool, timeout: float
+) -> None:
+    repo = new_repo("slow", online_store=online_store(store))
+    repo.export()
+    repo.declare(extra=SLOW)
+    repo.feast("apply")
+    assert repo.call("store_steps:block_the_server", timeout=timeout) is answers, (
+        "upstream computes on-demand views off its event loop: drop `async_supported` of LLMRecRedisOnlineStore"
+    )
