@@ -13,7 +13,9 @@ no index of pgvector can serve.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+import threading
+from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -23,7 +25,8 @@ from feast.infra.online_stores.postgres_online_store.postgres import (
     PostgreSQLOnlineStore,
     PostgreSQLOnlineStoreConfig,
 )
-from psycopg import sql
+from feast.infra.utils.postgres.postgres_config import ConnectionType
+from psycopg import Connection, sql
 from pydantic import field_validator
 
 from llmrec_plugin.errors import DeclarationError
@@ -56,6 +59,25 @@ class LLMRecPostgreSQLOnlineStoreConfig(PostgreSQLOnlineStoreConfig):
 
 class LLMRecPostgreSQLOnlineStore(VectorSearch, PostgreSQLOnlineStore):
     """PostgreSQL with pgvector; of each view's table an index of its vectors, if the settings say so."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._lock = threading.RLock()
+
+    @contextlib.contextmanager
+    def _get_conn(self, config: RepoConfig, autocommit: bool = False) -> Iterator[Connection]:
+        # Feast's threads share one connection unless conn_type is pool, and disturb each other's transactions. And
+        # after an error Feast leaves the connection in its failed transaction, or takes it from the pool for good.
+        shared = config.online_store.conn_type != ConnectionType.pool
+        error = None
+        with self._lock if shared else contextlib.nullcontext(), super()._get_conn(config, autocommit) as connection:
+            try:
+                yield connection
+            except Exception as exc:
+                connection.rollback()
+                error = exc
+        if error is not None:
+            raise error
 
     def update(
         self,
@@ -94,11 +116,15 @@ class LLMRecPostgreSQLOnlineStore(VectorSearch, PostgreSQLOnlineStore):
             of_equal=sql.SQL("" if indexed else ", entity_key"),
             count=sql.Literal(count),
         )
-        with self._get_conn(config, autocommit=True) as connection, connection.transaction():
-            if indexed:
-                # The index gives no more rows than it considers, 40 unless told.
-                connection.execute(f"SET LOCAL hnsw.ef_search = {min(max(40, 2 * count), MAX_EF_SEARCH)}")
-            rows: list[Any] = connection.execute(statement).fetchall()
+        if indexed:
+            # The index gives no more rows than it considers, 40 unless told.
+            considered = sql.Literal(min(max(40, 2 * count), MAX_EF_SEARCH))
+            statement = sql.SQL("SET LOCAL hnsw.ef_search = {}; {}").format(considered, statement)
+        with self._get_conn(config, autocommit=True) as connection:
+            cursor = connection.execute(statement)
+            while cursor.nextset():  # the rows come last
+                pass
+            rows: list[Any] = cursor.fetchall()
         # A vector without direction has no cosine; pgvector says NaN.
         return [(bytes(key), distance) for key, distance in rows if distance == distance]
 

@@ -244,13 +244,17 @@ def search_what_changes() -> dict[str, Any]:
     return seen
 
 
-def write_vector_of_another_length() -> str:
-    table = Table("lengths")
+def write_vector_of_another_length() -> dict[str, Any]:
+    """The error of the write or of the search, and what another table of the same store gives afterwards."""
+    table, other = Table("lengths"), Table("sound")
+    other.online = table.online
     try:
         table.write({("right",): [1, 0, 0, 0], ("wrong",): [1, 0, 0]})
+        error = table.error([1, 0, 0, 0])
     except Exception as exc:
-        return f"{type(exc).__name__}: {exc}"
-    return table.error([1, 0, 0, 0])
+        error = f"{type(exc).__name__}: {exc}"
+    other.write({("right",): [1, 0, 0, 0]})
+    return {"error": error, "afterwards": other.search([1, 0, 0, 0], 3)}
 
 
 def write_out_of_order() -> dict[str, str]:
@@ -273,6 +277,87 @@ def search_beside_another_project() -> list[list[str]]:
         table.update([], [table.view])
         table.write({(name,): [1, 0, 0, 0]})
     return [[row[0][0] for row in table.search([1, 0, 0, 0], 5)] for table in tables]
+
+
+def search_with_little_memory() -> dict[str, Any]:
+    """What SQLite's store keeps in memory when it may keep all, one table, or none; and what it finds."""
+    tables = [Table("first"), Table("second")]
+    online = tables[1].online = tables[0].online
+    for table in tables:
+        table.write({("near",): [1, 0, 0, 0], ("far",): [0, 1, 0, 0]})
+    seen: dict[str, Any] = {}
+    for name, room in (("all", 2**20), ("one", 300), ("none", 0)):
+        online._cached.clear()
+        for table in tables:
+            table.config.online_store.max_cached_vector_bytes = room
+        found = [[row[0][0] for row in table.search([1, 0, 0, 0], 2)] for table in [*tables, *tables]]
+        seen[name] = [found, [table for table, _ in online._cached]]
+    return seen
+
+
+def search_before_a_rollback() -> list[list[str]]:
+    """What SQLite's store finds while a row is written, and after it was taken back."""
+    table = Table("taken_back")
+    table.write({("kept",): [1, 0, 0, 0]})
+    connection = table.online._get_conn(table.config)
+    seen = []
+    connection.execute("BEGIN")
+    connection.execute("DELETE FROM test_taken_back")
+    seen.append(table.search([1, 0, 0, 0], 2))
+    connection.execute("ROLLBACK")
+    seen.append(table.search([1, 0, 0, 0], 2))
+    return [[row[0][0] for row in rows] for rows in seen]
+
+
+def search_in_threads(writes: int) -> list[str]:
+    """Searches of eight threads while a ninth writes: each must find a state that was once complete."""
+    table = Table("busy")
+    table.write({(name,): [1, 0, 0, 0] for name in "abcd"})
+    problems: list[str] = []
+    done = threading.Event()
+
+    def look() -> None:
+        while not done.is_set():
+            try:
+                found = {name: distance for [name], _, distance in table.search([1, 0, 0, 0], 10)}
+                if set(found) != set("abcd") or not set(found.values()) <= {0.0, 1.0}:
+                    problems.append(str(found))
+            except Exception as exc:
+                problems.append(f"{type(exc).__name__}: {exc}")
+
+    threads = [threading.Thread(target=look) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for number in range(writes):
+        vector: list[float] = [number % 2, 1 - number % 2, 0, 0]
+        table.write({(name,): vector for name in "abcd"}, AT + timedelta(seconds=1 + number))
+    done.set()
+    for thread in threads:
+        thread.join()
+    if {distance for _, _, distance in table.search([1, 0, 0, 0], 10)} != {1.0 - (writes - 1) % 2}:
+        problems.append("the last write is not seen")
+    return problems
+
+
+def search_what_is_kept() -> dict[str, list[str]]:
+    """What Redis's store finds before and after the vectors that it keeps are too old, or of another model."""
+    table = Table("kept")
+    table.config.online_store.vectors_kept_seconds = 3600
+    seen = {}
+
+    def look(name: str) -> None:
+        seen[name] = [row[0][0] for row in table.search([1, 0, 0, 0], 10)]
+
+    table.write({("first",): [1, 0, 0, 0]})
+    look("at first")
+    table.write({("second",): [0, 1, 0, 0]})
+    look("kept")
+    table.view.tags = {"llmrec.fingerprint": "another"}
+    look("of another model")
+    table.write({("third",): [-1, 0, 0, 0]})
+    table.online._kept = {name: (read - 3600, blocks) for name, (read, blocks) in table.online._kept.items()}
+    look("too old")
+    return seen
 
 
 def block_the_server(timeout: float) -> bool:

@@ -74,13 +74,45 @@ def test_a_search_sees_every_change_at_once(empty: Repo) -> None:
     assert seen["no rows asked for"] == "InputError: top_k must be at least 1, got 0."
 
 
-def test_a_stored_vector_of_another_length_is_an_error(empty: Repo) -> None:
-    message = empty.call("store_steps:write_vector_of_another_length")
-    assert "written under another declaration" in message or "expected 4 dimensions, not 3" in message
+def test_a_stored_vector_of_another_length_is_an_error_and_the_store_goes_on(empty: Repo) -> None:
+    seen = empty.call("store_steps:write_vector_of_another_length")
+    assert "written under another declaration" in seen["error"] or "expected 4 dimensions, not 3" in seen["error"]
+    assert seen["afterwards"] == [[["right"], "title of ('right',)", 0]]
 
 
 def test_rows_of_another_project_are_not_found(empty: Repo) -> None:
     assert empty.call("store_steps:search_beside_another_project") == [["mine"], ["theirs"]]
+
+
+def test_searches_in_threads_while_rows_are_written_find_all_rows(empty: Repo) -> None:
+    assert empty.call("store_steps:search_in_threads", writes=30) == []
+
+
+@pytest.fixture(scope="module")
+def on_sqlite(new_repo: Callable[..., Repo], online_store: Any) -> Repo:
+    return new_repo("sqlite", online_store=online_store("our sqlite"))
+
+
+def test_sqlite_keeps_no_more_vectors_than_it_may_and_finds_the_same(on_sqlite: Repo) -> None:
+    seen = on_sqlite.call("store_steps:search_with_little_memory")
+    kept = {"all": ["test_first", "test_second"], "one": ["test_second"], "none": []}
+    for name, (found, tables) in seen.items():
+        assert found == [["near", "far"]] * 4
+        assert tables == kept[name]
+
+
+def test_sqlite_does_not_keep_what_was_taken_back(on_sqlite: Repo) -> None:
+    assert on_sqlite.call("store_steps:search_before_a_rollback") == [[], ["kept"]]
+
+
+def test_redis_keeps_vectors_as_long_as_it_is_told(new_repo: Callable[..., Repo], online_store: Any) -> None:
+    repo = new_repo("kept", online_store=online_store("our redis"))
+    assert repo.call("store_steps:search_what_is_kept") == {
+        "at first": ["first"],
+        "kept": ["first"],
+        "of another model": ["first", "second"],
+        "too old": ["first", "second", "third"],
+    }
 
 
 # ---- embedding features
