@@ -6,7 +6,7 @@ BIN := $(abspath $(VENV))/bin
 export LLMREC_HOME ?= $(abspath .llmrec)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-unit services lint fix clean
+.PHONY: help demo retrieval test test-unit services lint fix clean
 
 help:  ## Lists the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -18,6 +18,9 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 
 demo: $(VENV)/.installed  ## Export, apply, materialize, train and rank on the shipped sample: the main job
 	PATH="$(BIN):$$PATH" examples/ranker/demo.sh
+
+retrieval: $(VENV)/.installed  ## Finds packages by a text and ranks them; runs the demo first if it has not run
+	PATH="$(BIN):$$PATH" examples/retrieval/demo.sh
 
 test: lint  ## All tests, from unit tests to Feast in processes of its own
 	@$(MAKE) --no-print-directory services || echo "Without Redis and PostgreSQL: their tests are skipped."

@@ -24,9 +24,10 @@ from llmrec_plugin.feast import search
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "examples" / "ranker"))
-from ranker import draw_lists, offline_features, online_features, to_matrix, train  # noqa: E402
+from ranker import KEYS, draw_lists, offline_features, to_matrix, train  # noqa: E402
 
 SERVICE = "ranker_llm"
+TRAINING_DEPENDANTS = 500  # of 1,523, for a model in seconds
 
 
 def main() -> None:
@@ -40,7 +41,10 @@ def main() -> None:
     store = FeatureStore(repo_path=str(args.repo), fs_yaml_file=Path(__file__).with_name("feature_store.yaml"))
     interactions = pd.read_parquet(args.repo / "data" / "interactions.parquet")
     catalogue = pd.read_parquet(args.repo / "data" / "catalogue.parquet")
-    dependant = args.dependant or interactions.query("split == 'test'")["dependant"].sort_values().iloc[0]
+    dependants = interactions.loc[interactions["split"] == "test", "dependant"].unique()
+    dependant = args.dependant or dependants[0]
+    if dependant not in dependants:
+        raise SystemExit(f"{dependant!r} is no test dependant. Some that are: {', '.join(dependants[:10])}.")
     score = train_ranker(store, interactions, catalogue)
 
     started = time.perf_counter()
@@ -64,8 +68,6 @@ def text_of(store: FeatureStore, dependant: str) -> str:
     """The dependant's own text, in the form in which package texts are embedded."""
     columns = ["dependant_text:synopsis", "dependant_text:description"]
     row = store.get_online_features(columns, [{"dependant": dependant}]).to_dict()
-    if row["synopsis"][0] is None:
-        raise SystemExit(f"No dependant is called {dependant!r}. Run without --dependant to see one.")
     return f"{row['synopsis'][0]}. {row['description'][0]}"
 
 
@@ -77,24 +79,32 @@ def retrieve(store: FeatureStore, text: str, count: int) -> pd.DataFrame:
 def rank(store: FeatureStore, score, dependant: str, candidates: pd.DataFrame) -> pd.DataFrame:
     """The candidates with `place`, where the search put them, and `score`; best first."""
     pairs = candidates.assign(dependant=dependant, place=np.arange(1, len(candidates) + 1))
-    pairs["score"] = score(online_features(store, SERVICE, pairs))
+    pairs["score"] = score(features_of(store, pairs))
     return pairs.sort_values("score", ascending=False, kind="stable")
+
+
+def features_of(store: FeatureStore, pairs: pd.DataFrame) -> pd.DataFrame:
+    """The ranker's features of dependants and packages, row by row."""
+    rows = pairs[KEYS].to_dict("records")
+    return store.get_online_features(store.get_feature_service(SERVICE), rows).to_df().drop(columns=KEYS)
 
 
 def train_ranker(store: FeatureStore, interactions: pd.DataFrame, catalogue: pd.DataFrame):
     """A function from online features of candidates to their scores."""
-    lists, _ = draw_lists(interactions, catalogue)
+    asked = interactions[interactions["split"] != "test"]
+    drawn = np.random.default_rng(0).choice(asked["dependant"].unique(), TRAINING_DEPENDANTS, replace=False)
+    lists, _ = draw_lists(asked[asked["dependant"].isin(drawn)], catalogue)
     offline = offline_features(store, SERVICE, lists)
-    columns = sorted(online_features(store, SERVICE, lists.head(1)).columns)
+    columns = sorted(features_of(store, lists.head(1)).columns)
     categories = {name: offline[name].dropna().unique() for name in offline[columns].select_dtypes("object")}
     model = train(to_matrix(offline[columns], categories), lists, seed=0)
     return lambda online: model.predict(to_matrix(online[columns], categories))
 
 
 def print_ranked(ranked: pd.DataFrame, wanted: set[str], text: str) -> None:
-    table = Table(title=f"{text:.100}", title_justify="left", caption="* a dependency to be found")
-    for name in ("package", "synopsis"):
-        table.add_column(name, no_wrap=True, max_width=50)
+    table = Table(title=" ".join(text.split())[:100], title_justify="left", caption="* a dependency to be found")
+    for name, width in (("package", 30), ("synopsis", 42)):
+        table.add_column(name, no_wrap=True, max_width=width)
     for name in ("score", "search", "distance"):
         table.add_column(name, justify="right")
     for row in ranked.to_dict("records"):

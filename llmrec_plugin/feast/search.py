@@ -12,15 +12,17 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import pandas as pd
-from feast import FeatureStore, FeatureView
+from feast import FeatureStore, FeatureView, Field
 from feast.errors import FeastObjectNotFoundException
+from feast.infra.key_encoding_utils import deserialize_entity_key
 from feast.infra.online_stores.online_store import OnlineStore
 from feast.infra.online_stores.sqlite import SqliteOnlineStore
+from feast.protos.feast.types.EntityKey_pb2 import EntityKey
 from feast.type_map import feast_value_type_to_python_type
 
 from llmrec_plugin.binding import BoundFeature
 from llmrec_plugin.errors import DeclarationError, InputError, OnlineStoreError, UnknownNameError
-from llmrec_plugin.feast.vectors import by_entity_key, query_vector, vector_column
+from llmrec_plugin.feast.vectors import VectorSearch, by_entity_key, metric_of, query_vector, vector_column
 from llmrec_plugin.feast.views import on_demand_name
 from llmrec_plugin.transform import Transform
 
@@ -149,24 +151,41 @@ def _encode(store: FeatureStore, encoder: BoundFeature | None, query: str | Mapp
 
 
 def _nearest(store: FeatureStore, view: FeatureView, query: Any, top_k: int) -> list[tuple[list[Any], float]]:
-    """Values of the join keys, and distance, of the nearest rows, in order."""
+    """Values of the join keys, and distance, of the nearest rows, nearest first."""
+    if top_k < 1:
+        raise InputError(f"top_k must be at least 1, got {top_k}.")
     column = vector_column(view)
     vector = query_vector(query, column)
     online_store = store._get_provider().online_store
+    hits: list[tuple[EntityKey, float]]
+    if isinstance(online_store, VectorSearch):
+        rows = online_store.nearest_rows(store.config, view, column, vector, metric_of(column), top_k)
+        version = store.config.entity_key_serialization_version
+        hits = [(deserialize_entity_key(key, version), distance) for key, distance in rows]
+    else:
+        hits = _nearest_by_feast(store, online_store, view, column, vector, top_k)
+    join_keys = view.join_keys
+    found = []
+    for key, distance in hits:
+        values = dict(zip(key.join_keys, key.entity_values, strict=True))
+        found.append(([feast_value_type_to_python_type(values[name]) for name in join_keys], distance))
+    return found
+
+
+def _nearest_by_feast(
+    store: FeatureStore, online_store: Any, view: FeatureView, column: Field, vector: np.ndarray, top_k: int
+) -> list[tuple[EntityKey, float]]:
+    """Keys and distances from a store of Feast's own that can search, such as PostgreSQL's."""
     if type(online_store).retrieve_online_documents_v2 is OnlineStore.retrieve_online_documents_v2:
         raise OnlineStoreError(f"{type(online_store).__name__} cannot search vectors. {_STORES}")
     if type(online_store) is SqliteOnlineStore:
         raise OnlineStoreError(f"Feast's own SQLite store searches vectors on Python 3.10 alone. {_STORES}")
-    hits = online_store.retrieve_online_documents_v2(
+    rows = online_store.retrieve_online_documents_v2(
         store.config, view, [column.name], vector.tolist(), top_k, distance_metric=column.vector_search_metric
     )
-    found = []
-    for _, key, values in by_entity_key(hits):  # a stable order for equal distances
-        distance = feast_value_type_to_python_type(values["distance"])
-        by_name = dict(zip(key.join_keys, key.entity_values, strict=True))
-        if not math.isnan(distance):  # pgvector's answer for a vector without direction
-            found.append(([feast_value_type_to_python_type(by_name[name]) for name in view.join_keys], distance))
-    return sorted(found, key=lambda hit: hit[1])
+    found = [(key, feast_value_type_to_python_type(values["distance"])) for _, key, values in by_entity_key(rows)]
+    # pgvector's cosine distance of a vector without direction is NaN.
+    return sorted((hit for hit in found if not math.isnan(hit[1])), key=lambda hit: hit[1])
 
 
 _STORES = (
