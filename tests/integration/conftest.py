@@ -56,6 +56,7 @@ STORES = {
     "sqlite": SQLITE,
     "our sqlite": {**SQLITE, "type": "llmrec_plugin.feast.sqlite.LLMRecSqliteOnlineStore"},
     "redis": {"type": "redis"},
+    "redis that keeps dropped rows": {"type": "redis", "full_scan_for_deletion": False},
     "our redis": {"type": "llmrec_plugin.feast.redis.LLMRecRedisOnlineStore"},
     "postgres": {"type": "postgres", "vector_enabled": True},
     "our postgres": {"type": "llmrec_plugin.feast.postgres.LLMRecPostgreSQLOnlineStore"},

@@ -22,7 +22,12 @@ COLUMNS = {
     "note": ["old tool", None, None, "x", "", "y", None, None],
     "query": ["red web", "font", "red", None, "web", "", "font", "red"],
 }
-OTHERS = ["our sqlite", "redis", "our postgres"]  # the others are these with another search
+OTHERS = [
+    "our sqlite",
+    "redis",
+    "redis that keeps dropped rows",
+    "our postgres",
+]  # the others are these with another search
 
 
 def _items() -> list[dict[str, Any]]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import time
@@ -40,7 +41,7 @@ class Server:
 
     def stop(self) -> None:
         if self._process is not None:
-            self._process.terminate()
+            self._process.send_signal(signal.SIGINT)  # PostgreSQL waits for its clients when it is asked by SIGTERM
             self._process.wait(STARTED_WITHIN_SECONDS)
 
     def _start(self, command: Sequence[str | Path], check: Sequence[str | Path]) -> None:
