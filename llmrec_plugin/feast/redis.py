@@ -12,14 +12,12 @@ The keys and values are those of ``type: redis``.
 from __future__ import annotations
 
 import math
-import struct
 import threading
 import time
 from collections.abc import Iterable, Iterator
 from typing import Literal
 
 from feast import FeatureView, Field, RepoConfig
-from feast.infra.key_encoding_utils import deserialize_entity_key, serialize_entity_key
 from feast.infra.online_stores.helpers import _mmh3, _redis_key_prefix, compute_versioned_name
 from feast.infra.online_stores.redis import RedisOnlineStore, RedisOnlineStoreConfig
 from feast.infra.supported_async_methods import SupportedAsyncMethods
@@ -76,7 +74,9 @@ class LLMRecRedisOnlineStore(ExactSearch, RedisOnlineStore):
         client = self._get_client(config.online_store)
         field = _mmh3(f"{_stored_name(config, table)}:{column.name}")
         project = config.project.encode()
-        pattern = _literally(_redis_key_prefix(table.join_keys)) + b"*" + _literally(project)
+        join_keys = table.join_keys
+        prefix = _redis_key_prefix(join_keys)
+        pattern = _literally(prefix) + b"*" + _literally(project)
         keys = sorted(set(client.scan_iter(pattern, count=KEYS_AT_ONCE)))  # a scan may give a key twice
         for start in range(0, len(keys), KEYS_AT_ONCE):
             part = keys[start : start + KEYS_AT_ONCE]
@@ -86,7 +86,7 @@ class LLMRecRedisOnlineStore(ExactSearch, RedisOnlineStore):
                 values = pipeline.execute()
             for key, value in zip(part, values, strict=True):
                 entity_key = key[: -len(project)]
-                if value and _is_entity_key(entity_key):
+                if value and _ends_after_values(entity_key, len(prefix), len(join_keys)):
                     yield entity_key, value
 
 
@@ -94,12 +94,14 @@ def _stored_name(config: RepoConfig, table: FeatureView) -> str:
     return compute_versioned_name(table, config.registry.enable_online_feature_view_versioning)
 
 
-def _is_entity_key(key: bytes) -> bool:
-    """False for what is left of a key of another project whose name ends with this one's."""
-    try:
-        return serialize_entity_key(deserialize_entity_key(key)) == key
-    except (ValueError, struct.error):
-        return False
+def _ends_after_values(key: bytes, start: int, count: int) -> bool:
+    """Whether exactly `count` serialized values follow in `key`, each after four bytes of type and four of length.
+
+    If not, the key is one of another project, whose name ends with this one's.
+    """
+    for _ in range(count):
+        start += 8 + int.from_bytes(key[start + 4 : start + 8], "little")
+    return start == len(key)
 
 
 def _literally(text: bytes) -> bytes:
