@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
+import sys
 import threading
 import time
 import urllib.error
@@ -358,6 +360,12 @@ def search_what_is_kept() -> dict[str, list[str]]:
     table.online._kept = {name: (read - 3600, blocks) for name, (read, blocks) in table.online._kept.items()}
     look("too old")
     return seen
+
+
+def clients_loaded_with(module: str) -> list[str]:
+    """Which stores' clients an import brings along."""
+    importlib.import_module(module)
+    return sorted({"psycopg", "redis"} & set(sys.modules))
 
 
 def block_the_server(timeout: float) -> bool:
