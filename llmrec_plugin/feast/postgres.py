@@ -34,7 +34,7 @@ from llmrec_plugin.feast.vectors import VectorSearch, metric_of
 from llmrec_plugin.specs import Metric
 
 MAX_INDEXED_DIMS = 2000  # of pgvector's type `vector`
-MAX_EF_SEARCH = 1000
+MAX_EF_SEARCH = 1000  # of pgvector
 _OPERATORS: dict[Metric, str] = {"cosine": "<=>", "dot": "<#>", "euclidean": "<->"}
 _OPERATOR_CLASSES: dict[Metric, str] = {
     "cosine": "vector_cosine_ops",
@@ -48,8 +48,8 @@ class LLMRecPostgreSQLOnlineStoreConfig(PostgreSQLOnlineStoreConfig):
 
     vector_enabled: bool | None = True
     vector_index: Literal["hnsw"] | None = None
-    """None compares every vector. ``hnsw`` answers from an index, faster and not always with the nearest, and makes
-    every write slower."""
+    """None compares every vector. ``hnsw`` (pgvector 0.8 or newer) answers up to 500 rows from an index, faster and not
+    always with the nearest, and makes every write slower."""
 
     @field_validator("type", mode="before")
     @classmethod
@@ -102,25 +102,28 @@ class LLMRecPostgreSQLOnlineStore(VectorSearch, PostgreSQLOnlineStore):
     def nearest_rows(
         self, config: RepoConfig, table: FeatureView, column: Field, query: np.ndarray, metric: Metric, count: int
     ) -> list[tuple[bytes, float]]:
-        indexed = config.online_store.vector_index == "hnsw"
+        # What the index considers bounds what it can give.
+        by_index = config.online_store.vector_index == "hnsw" and 2 * count <= MAX_EF_SEARCH
+        if by_index:
+            settings = f"SET LOCAL hnsw.ef_search = {max(40, 2 * count)}; SET LOCAL hnsw.iterative_scan = strict_order"
+        else:
+            settings = "SET LOCAL enable_indexscan = off"  # an index may be left from other settings
         statement = sql.SQL(
-            "SELECT entity_key, {vector} {operator} {query} AS distance FROM {table} "
+            "{settings}; SELECT entity_key, {vector} {operator} {query} AS distance FROM {table} "
             "WHERE feature_name = {name} AND vector_value IS NOT NULL "
             "ORDER BY {vector} {operator} {query} {of_equal} LIMIT {count}"
         ).format(
+            settings=sql.SQL(settings),
             vector=_vector(column),
             operator=sql.SQL(_OPERATORS[metric]),
             query=sql.SQL("{}::vector").format(sql.Literal(str(query.tolist()))),
             table=sql.Identifier(_table(config, table)),
             name=sql.Literal(column.name),
-            of_equal=sql.SQL("" if indexed else ", entity_key"),
+            of_equal=sql.SQL("" if by_index else ", entity_key"),
             count=sql.Literal(count),
         )
-        if indexed:
-            # The index gives no more rows than it considers, 40 unless told.
-            considered = sql.Literal(min(max(40, 2 * count), MAX_EF_SEARCH))
-            statement = sql.SQL("SET LOCAL hnsw.ef_search = {}; {}").format(considered, statement)
         with self._get_conn(config, autocommit=True) as connection:
+            # Sent together, the statements are one transaction, to which the settings are local.
             cursor = connection.execute(statement)
             while cursor.nextset():  # the rows come last
                 pass
