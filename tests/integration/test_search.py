@@ -220,9 +220,9 @@ def test_a_query_that_cannot_be_compared_is_refused(found: dict[str, Any], query
     assert str(found[query]).startswith(message)
 
 
-@pytest.mark.parametrize("over_http", [False, True])
-def test_feasts_own_search_gives_each_key_its_row_with_our_stores(repo: Repo, over_http: bool) -> None:
+def test_feasts_own_search_gives_each_key_its_row_with_our_stores(repo: Repo) -> None:
     [query] = repo.encode(["red web"])
+    over_http = "sqlite" in repo.online_store["type"]
     answer = repo.call("store_steps:search_with_feast", query=query, top_k=4, over_http=over_http)
     assert sorted(answer["item"]) == sorted(item for item, _ in _nearest(repo, "red web", 4))
     matches = [row == vector for row, vector in zip(answer[VIEW], repo.vectors(answer["item"]), strict=True)]
@@ -247,7 +247,11 @@ def test_feast_still_permutes_rows_that_come_in_the_order_of_their_distances(new
 def test_a_store_of_feast_that_cannot_search_is_an_error_that_names_ours(
     new_repo: Any, online_store: Any, store: str
 ) -> None:
-    repo = _materialized(new_repo("unsearchable", online_store=online_store(store)))
+    repo = new_repo("unsearchable", online_store=online_store(store))
+    repo.export()
+    repo.declare()
+    repo.write_items([{"item": "i1", "title": "red", "at": AT}])
+    repo.feast("apply")
     [answer] = repo.call("store_steps:search_all", queries=[{"feature": VIEW, "query": "red", "top_k": 3}])
     assert answer.startswith("OnlineStoreError: ")
     assert "llmrec_plugin.feast.sqlite.LLMRecSqliteOnlineStore" in answer
