@@ -38,11 +38,11 @@ from tqdm import tqdm
 
 from llmrec_plugin.errors import InputError
 from llmrec_plugin.feast.jobs import Job, Selection, is_ours, is_superseded, open_job, select
-from llmrec_plugin.feast.rawrows import Rows, concatenate, to_datetime, to_microseconds
 from llmrec_plugin.feast.training import TrainingSource
 from llmrec_plugin.pipeline.packing import stored_values
 from llmrec_plugin.runtime.cache import RunReport
 from llmrec_plugin.runtime.ledger import Entry, Key
+from llmrec_plugin.runtime.rawrows import Rows, concatenate, to_datetime, to_microseconds
 from llmrec_plugin.runtime.runner import Embedded
 from llmrec_plugin.settings import load_settings
 

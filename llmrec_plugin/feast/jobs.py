@@ -16,9 +16,9 @@ from feast.repo_config import RepoConfig
 
 from llmrec_plugin.binding import BoundFeature
 from llmrec_plugin.errors import InputError
-from llmrec_plugin.feast.rawrows import Interval, RawRows, Rows, to_microseconds
 from llmrec_plugin.feast.training import file_signature
 from llmrec_plugin.runtime.ledger import Entry, Ledger, Target
+from llmrec_plugin.runtime.rawrows import Interval, RawRows, Rows, to_microseconds
 from llmrec_plugin.runtime.runner import Runner, runner_for
 from llmrec_plugin.settings import load_settings
 from llmrec_plugin.specs import digest

@@ -111,10 +111,12 @@ class Ledger:
         try:
             yield
         except (sqlite3.Error, OSError) as exc:
-            raise LedgerError(
-                f"The ledger of written rows, {self.path}, cannot be used ({exc}): expected a folder that this user "
-                "may write, on a disk with room. Set LLMREC_CACHE to one."
-            ) from exc
+            remedy = (
+                "it is damaged. Delete it; every row is written once more, from the value cache."
+                if type(exc) is sqlite3.DatabaseError  # its subclasses have other causes
+                else "expected a folder that this user may write, on a disk with room. Set LLMREC_CACHE to one."
+            )
+            raise LedgerError(f"The ledger of written rows, {self.path}, cannot be used ({exc}): {remedy}") from exc
 
 
 class Target:
