@@ -50,7 +50,10 @@ class Job:
 
     def source_changed(self) -> bool:
         """Whether a file of the source was written since the job was opened."""
-        return self._path is not None and file_signature(self._path) != self._signature
+        try:
+            return self._path is not None and file_signature(self._path) != self._signature
+        except OSError:  # it is gone
+            return True
 
     @property
     def feature_name(self) -> str:
@@ -89,7 +92,7 @@ def open_job(config: RepoConfig, view: FeatureView, offline_store: OfflineStore,
 def target_name(config: RepoConfig, view: FeatureView, bound: BoundFeature) -> str:
     """Names the online table of `view` under this fingerprint, in the ledger."""
     store = config.online_store.model_dump_json() if config.online_store else ""
-    place = digest([str(config.repo_path), store])[:16]
+    place = digest([str(Path(config.repo_path or ".").resolve()), store])[:16]
     version = view.current_version_number or 0
     return f"{config.project}/{view.name}/v{version}/{bound.fingerprint}/{place}"
 
@@ -158,7 +161,12 @@ def is_superseded(entry: Entry | None, at: int, end: int) -> bool:
     return entry is not None and entry.at > at and (entry.pushed or entry.at > end)
 
 
+def is_changed(entry: Entry | None, rows: Rows, i: int) -> bool:
+    """Whether row `i` of `rows` is not the one that was written."""
+    return entry is None or (entry.at, entry.digest) != (rows.at[i], rows.digests[i])
+
+
 def _is_due(entry: Entry | None, rows: Rows, i: int, end: int) -> bool:
     if is_superseded(entry, rows.at[i], end):
         return False
-    return entry is None or (entry.at, entry.digest) != (rows.at[i], rows.digests[i])
+    return is_changed(entry, rows, i)
