@@ -71,8 +71,12 @@ def killed_runs(view: str, end: str, kills: int, seed: int) -> dict[str, Any]:
 
     runs = []
     for point in (*points, *delays):
-        restore()
-        run: dict[str, Any] = {"point": point, "killed": _wait(_start_killed(view, end, point)) == -signal.SIGKILL}
+        run: dict[str, Any] = {"point": point, "killed": False}
+        while not run["killed"]:
+            restore()
+            run["killed"] = _wait(_start_killed(view, end, run["point"])) == -signal.SIGKILL
+            if isinstance(point, float):
+                run["point"] /= 2  # the run was over before
         run["before"] = _total(ENCODED)
         run["status"] = _wait(_start(lambda: _materialize(view, end)))
         run |= {"state": _state(view), "encoded": _total(ENCODED)}
@@ -112,7 +116,13 @@ def together(view: str, end: str, count: int) -> list[int]:
 def read_meanwhile(view: str, end: str, items: list[str]) -> dict[str, Any]:
     """What a reader sees of `items` while a run is under way: the number of reads, and the distinct answers."""
     reader = FeatureStore(repo_path=".")
-    child = _start(lambda: _materialize(view, end))
+    read, write = os.pipe()
+
+    def run() -> None:
+        os.read(read, 1)  # waits for the first answer
+        _materialize(view, end)
+
+    child = _start(run)
     answers: list[Any] = []
     reads = 0
     while not os.waitpid(child, os.WNOHANG)[0]:
@@ -120,8 +130,11 @@ def read_meanwhile(view: str, end: str, items: list[str]) -> dict[str, Any]:
         response = reader.get_online_features([f"{view}:{view}"], [{"item": item} for item in items])
         answer = response.to_dict()[view]
         reads += 1
+        os.write(write, b".")
         if answer not in answers:
             answers.append(answer)
+    os.close(read)
+    os.close(write)
     return {"reads": reads, "answers": answers}
 
 

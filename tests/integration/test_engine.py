@@ -89,8 +89,8 @@ def table(repo: Repo, view: str = VIEW) -> dict[tuple[str, str], tuple[Any, ...]
     return {(re.search(rb"[a-z]*\d*$", key)[0].decode(), name): (key, *rest) for key, name, *rest in found}
 
 
-def stored(repo: Repo, view: str = VIEW) -> dict[str, tuple[list[float] | None, str]]:
-    """Per entity its vector, or None, and its event timestamp."""
+def stored(repo: Repo, view: str = VIEW) -> dict[str, tuple[list[float] | None, int]]:
+    """Per entity its vector, or None, and its event timestamp in seconds."""
     columns = {entity: values for (entity, name), values in table(repo, view).items() if name == view}
     return {
         entity: (np.frombuffer(values[1][-32:], "<f4").tolist() if values[1] else None, values[-2])
@@ -98,12 +98,12 @@ def stored(repo: Repo, view: str = VIEW) -> dict[str, tuple[list[float] | None, 
     }
 
 
-def expected(repo: Repo, items: Iterable[dict[str, Any]]) -> dict[str, tuple[Any, str]]:
+def expected(repo: Repo, items: Iterable[dict[str, Any]]) -> dict[str, tuple[Any, int]]:
     """What the store has to hold after these rows, the newest of each item, were written."""
     items = list(items)
     vectors = repo.encode([f"{item['title']}. {item.get('note') or ''}".strip() for item in items])
     return {
-        item["item"]: (pytest.approx(vector, abs=1e-6), item["at"].replace(tzinfo=None).isoformat(" "))
+        item["item"]: (pytest.approx(vector, abs=1e-6), int(item["at"].timestamp()))
         for item, vector in zip(items, vectors, strict=True)
     }
 
@@ -301,8 +301,8 @@ def test_rows_that_cannot_be_read_are_null_with_a_status(half_readable: Repo) ->
     assert "6 of 20 rows could not be read and are null; the first is item='i0'" in printed
     assert "got bytes" in printed
     assert statuses(half_readable) == {f"i{n}": "invalid" if n < 6 else "ok" for n in range(20)}
-    vectors = half_readable.online([f"{PACKED}:{PACKED}"], [{"item": f"i{n}"} for n in range(20)])[PACKED]
-    assert [vector is None for vector in vectors] == [n < 6 for n in range(20)]
+    values = {entity: values[1] for (entity, name), values in table(half_readable, PACKED).items() if name == PACKED}
+    assert {entity for entity, value in values.items() if not value} == {f"i{n}" for n in range(6)}
     assert last_run(half_readable) == counts(20, invalid=6, texts=14, computed=14)
     incremental(half_readable, SECOND, PACKED)
     assert last_run(half_readable) == counts(0)
@@ -363,7 +363,9 @@ numbers = FeatureView(
         name="numbers", path="data/numbers", timestamp_field="at", field_mapping={"id": "number", "label": "title"}
     ),
 )
-number_embedding = EmbeddingFeature(name="number_embedding", entity="number", text="{title}", storage="float16", **model)
+number_embedding = EmbeddingFeature(
+    name="number_embedding", entity="number", text="{title}", storage="float16", **model
+)
 user = Entity(name="user", join_keys=["user"])
 users = FeatureView(
     name="users",
@@ -558,7 +560,7 @@ def test_reads_go_on_while_a_run_is_under_way(repo: Repo) -> None:
     watched = ["i0000", "i0299"]
     before = repo.vectors(watched)
     for item in items:
-        item["note"] = "changed"
+        item["note"] = "client"
     repo.write_items(items)
     seen = repo.call("engine_steps:read_meanwhile", view=VIEW, end=SECOND, items=watched)
     after = repo.vectors(watched)
@@ -584,7 +586,7 @@ def test_a_run_killed_at_fifty_points_goes_on_where_it_was(repo: Repo) -> None:
     clean, runs = answer["clean"], answer["runs"]
     assert clean["encoded"] == 2 + 2 + 25
     assert len(runs) == 50
-    assert sum(run["killed"] for run in runs) >= 45  # a run that was quick is over before its kill
+    assert all(run["killed"] for run in runs)
     for run in runs:
         assert run["status"] == 0, run["point"]
         assert run["state"] == {name: clean[name] for name in ("store", "ledger")}, run["point"]
@@ -611,8 +613,8 @@ def test_a_kill_while_the_registry_is_written_leaves_it_whole(repo: Repo, store:
 
 def test_a_killed_run_goes_on_though_the_cache_is_too_small_for_it(repo: Repo) -> None:
     repo.write_items(rows(60))
-    bound = {"LLMREC_CACHE_MAX_BYTES": "300"}  # of 8 vectors
-    repo.environ |= bound
+    repo.environ["LLMREC_CACHE_MAX_BYTES"] = "300"  # of 8 vectors
+    cache(repo).mkdir()
     answer = repo.call("engine_steps:killed_runs", view=VIEW, end=FIRST, kills=8, seed=5)
     assert answer["clean"]["encoded"] == 60
     assert max(run["before"] for run in answer["runs"]) > 20
@@ -624,7 +626,7 @@ def test_a_killed_run_goes_on_though_the_cache_is_too_small_for_it(repo: Repo) -
 
 def test_memory_does_not_grow_with_the_rows(new_repo: Callable[..., Repo]) -> None:
     grown = []
-    for count in (2_000, 20_000):
+    for count in (8_000, 24_000):
         repo = use_engine(new_repo(), chunk_rows=500)
         repo.export(dims=32)
         repo.declare(dims=32)
@@ -632,5 +634,5 @@ def test_memory_does_not_grow_with_the_rows(new_repo: Callable[..., Repo]) -> No
         repo.feast("apply")
         memory = repo.call("engine_steps:peak_memory", view=VIEW, rows=count, dims=32)
         grown.append(memory["peak"] - memory["before"])
-    # 18,000 rows more are 9 MB of text and vectors alone; a list of their protos would be 20 MB.
-    assert grown[1] - grown[0] < 10_000
+    # 16,000 rows more: their protos alone, kept, would be 16 MB.
+    assert grown[1] - grown[0] < 8_000

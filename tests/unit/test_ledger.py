@@ -163,6 +163,23 @@ def test_a_read_only_file_is_an_error_that_says_what_to_set(tmp_path, monkeypatc
     ledger.close()
 
 
+def test_a_run_goes_on_until_feast_has_noted_its_end(ledger, target):
+    assert not target.begin_run(0)
+    target.write([entry("a"), entry("b", invalid="bytes")])
+    assert target.begin_run(0)
+    target.write([entry("c")])
+    assert target.written_by_this_run(["a", "b", "c", "d"]) == {"a", "c"}
+    again = ledger.target("project/view/v0", "view", "f" * 64)
+    assert again.begin_run(0)
+    assert again.written_by_this_run(["a", "b", "c", "d"]) == {"a", "c"}
+    assert not again.begin_run(1)
+    assert again.written_by_this_run(["a", "b", "c", "d"]) == set()
+    again.write([entry("b")])
+    assert again.written_by_this_run(["a", "b"]) == {"b"}
+    # The intervals are fewer when the view was removed and applied anew.
+    assert not again.begin_run(0)
+
+
 WRITER = """
 from pathlib import Path
 from llmrec_plugin.runtime.ledger import Entry, Ledger
