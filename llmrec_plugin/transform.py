@@ -65,7 +65,7 @@ class Transform:
     def __call__(self, rows: pd.DataFrame | Columns) -> Any:
         return self.transform_frame(rows) if self.view == "batch" else self.transform_columns(rows)  # type: ignore[arg-type]
 
-    def transform_frame(self, frame: pd.DataFrame) -> pd.DataFrame:
+    def transform_frame(self, frame: pd.DataFrame, mode: Mode = "batch") -> pd.DataFrame:
         """Key and timestamp columns of `frame` and the vectors, row by row; no model is loaded for no rows."""
         bound = self.bound
         assert isinstance(bound, BoundFeature)
@@ -77,7 +77,7 @@ class Transform:
         values: list[Any] = []
         statuses: list[Any] = []
         if len(frame):
-            embedded = _embed(bound, {name: frame[name].tolist() for name in bound.feature.columns}, "batch")
+            embedded = _embed(bound, {name: frame[name].tolist() for name in bound.feature.columns}, mode)
             values, statuses = stored_values(bound.feature, embedded.values), list(embedded.statuses)
         result[bound.feature.name] = values
         if bound.feature.status:

@@ -23,32 +23,28 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from feast import FeatureView
 from feast.infra.common.materialization_job import MaterializationJobStatus, MaterializationTask
 from feast.infra.compute_engines.local.compute import LocalComputeEngine
 from feast.infra.compute_engines.local.job import LocalMaterializationJob
 from feast.infra.registry.base_registry import BaseRegistry
-from feast.protos.feast.types.EntityKey_pb2 import EntityKey
 from feast.protos.feast.types.Value_pb2 import FloatList, Value
 from feast.repo_config import FeastConfigBaseModel
-from feast.type_map import python_values_to_proto_values
 from filelock import FileLock, Timeout
 from pydantic import Field, ValidationError
 from tqdm import tqdm
 
 from llmrec_plugin.errors import InputError, SettingsError
-from llmrec_plugin.feast.jobs import Job, Selection, is_changed, is_ours, is_superseded, open_job, select
+from llmrec_plugin.feast.jobs import Job, Selection, count_lost, entity_keys, is_ours, open_job, select, states
 from llmrec_plugin.feast.training import TrainingSource
+from llmrec_plugin.feast.writing import writing
 from llmrec_plugin.pipeline.packing import stored_values
 from llmrec_plugin.runtime.cache import RunReport
-from llmrec_plugin.runtime.ledger import Entry, Key
+from llmrec_plugin.runtime.ledger import Entry
 from llmrec_plugin.runtime.rawrows import Rows, concatenate, to_datetime, to_microseconds
 from llmrec_plugin.runtime.runner import Embedded
 from llmrec_plugin.settings import load_settings
 
 logger = logging.getLogger(__name__)
-
-_SAMPLED_KEYS = 16
 
 
 class LLMComputeEngineConfig(FeastConfigBaseModel):
@@ -112,30 +108,30 @@ class _Run:
         self._settings = engine.settings
         self._job = open_job(engine.repo_config, task.feature_view, engine.offline_store, engine.online_store)
         self._window = to_microseconds(task.start_time), to_microseconds(task.end_time)
-        self._superseded = 0
+        self._left_out = 0
         self._resumed = False
         self._report = RunReport.begin(self._job.bound.feature.name, self._job.bound.fingerprint, "batch")
 
     def execute(self) -> None:
         with _alone(self._job):
-            self._write_wanted()
+            self._write_selected()
             self._check_source()
             self._check_invalid()
-        if self._superseded:
+        if self._left_out:
             logger.info(
-                "%s: %d rows were left out, the store holds newer ones.", self._job.feature_name, self._superseded
+                "%s: %d rows were left out, the store holds newer ones.", self._job.bound.feature.name, self._left_out
             )
         if self._settings.training_table and isinstance(self._job.view.batch_source, TrainingSource):
             self._job.view.batch_source.refresh()
 
-    def _write_wanted(self) -> None:
+    def _write_selected(self) -> None:
         clock = time.perf_counter()
         try:
             self._check_store()
             self._resumed = self._job.target.begin_run(len(self._job.covered()))
-            selection = select(self._job, self._window)
+            selection = select(self._job, self._window, self._job.target.lookup)
             self._announce(selection)
-            with _Bar(self._job.feature_name, len(selection)) as bar:
+            with _Bar(self._job.bound.feature.name, len(selection)) as bar:
                 for rows in self._chunks(selection):
                     self._write(rows)
                     bar.advance(len(rows), self._report)
@@ -161,34 +157,47 @@ class _Run:
 
     def _write(self, rows: Rows) -> None:
         """One chunk: value cache, online store, ledger, in this order."""
-        rows = rows.take(self._is_to_be_written(rows))
+        rows = self._still_to_write(rows)
         if not len(rows):
             return
         embedded = self._job.runner.embed(self._job.bound, rows.columns, "batch", quiet=True)
-        self._job.online_store.online_write_batch(
-            self._job.config, self._job.view, to_protos(self._job, rows, embedded), None
-        )
-        self._job.target.write(
-            Entry(key, int(rows.at[i]), int(rows.created[i]), int(rows.digests[i]), embedded.invalid.get(i))
-            for i, key in enumerate(rows.keys)
-        )
         self._report = self._report.plus(embedded.report)
+        protos = to_protos(self._job, rows, embedded)
+        with writing(self._job.config.project):
+            pushed = self._superseded(rows)  # by newer ones, during inference
+            self._job.online_store.online_write_batch(
+                self._job.config,
+                self._job.view,
+                [proto for proto, newer in zip(protos, pushed, strict=True) if not newer],
+                None,
+            )
+            self._job.target.write(
+                Entry(key, int(rows.at[i]), int(rows.created[i]), int(rows.digests[i]), embedded.invalid.get(i))
+                for i, key in enumerate(rows.keys)
+                if not pushed[i]
+            )
 
-    def _is_to_be_written(self, rows: Rows) -> np.ndarray:
-        """(n,) bool, false where the store holds a newer row, or this one since before the run was killed."""
-        entries = self._job.target.lookup(rows.keys)
-        written = self._job.target.written_by_this_run(rows.keys) if self._resumed else set()
-        wanted = np.ones(len(rows), dtype=bool)
-        for i, key in enumerate(rows.keys):
-            if is_superseded(entries.get(key), rows.at[i], self._window[1]):
-                self._superseded += 1
-                wanted[i] = False
-            elif key in written:
-                wanted[i] = is_changed(entries.get(key), rows, i)
-        return wanted
+    def _still_to_write(self, rows: Rows) -> Rows:
+        """Without those of which the store holds a newer one, or this one since before the run was interrupted."""
+        superseded = self._superseded(rows)
+        self._left_out += int(superseded.sum())
+        return rows.take(~superseded & ~self._written(rows))
+
+    def _written(self, rows: Rows) -> np.ndarray:
+        """(n,) bool: an earlier attempt at this run has written the row."""
+        if not self._resumed:
+            return np.zeros(len(rows), dtype=bool)
+        keys = self._job.target.written_by_this_run(rows.keys)
+        found = states(rows, self._job.target.lookup(rows.keys), self._window[1])
+        return np.array([key in keys and state == "unchanged" for key, state in zip(rows.keys, found, strict=True)])
+
+    def _superseded(self, rows: Rows) -> np.ndarray:
+        """(n,) bool: the store holds a newer row of the entity."""
+        written = self._job.target.lookup(rows.keys)
+        return np.array([state == "superseded" for state in states(rows, written, self._window[1])], dtype=bool)
 
     def _announce(self, selection: Selection) -> None:
-        name = self._job.feature_name
+        name = self._job.bound.feature.name
         if selection.late:
             logger.warning(
                 "%s: %d rows of intervals materialized before arrived late, changed, or are not recorded as written; "
@@ -198,6 +207,14 @@ class _Run:
             logger.warning(
                 "%s: %d rows of the source have no key or no timestamp and are left out.", name, selection.unreadable
             )
+        needed = 4 * self._job.bound.feature.dims * selection.newest
+        bound = load_settings().cache_max_bytes
+        if needed > bound:
+            logger.warning(
+                "%s: the vectors of %d rows take about %.1f GiB, the value cache holds %.1f: what it drops is computed "
+                "again when it is needed again. Set LLMREC_CACHE_MAX_BYTES.",
+                name, selection.newest, needed / 2**30, bound / 2**30,
+            )  # fmt: skip
 
     def _check_invalid(self) -> None:
         invalid = self._job.target.count_invalid()
@@ -205,10 +222,9 @@ class _Run:
             return
         written = self._job.target.count()
         first = self._job.target.invalid(1)[0]
-        key_name = self._job.view.entity_columns[0].name
         summary = (
-            f"Feature {self._job.feature_name!r}: {invalid} of {written} rows could not be read and are null; "
-            f"the first is {key_name}={first.key!r}: {first.invalid}"
+            f"Feature {self._job.bound.feature.name!r}: {invalid} of {written} rows could not be read and are null; "
+            f"the first is {self._job.view.entity_columns[0].name}={first.key!r}: {first.invalid}"
         )
         if invalid > self._settings.max_invalid_share * written:
             raise InputError(
@@ -220,23 +236,17 @@ class _Run:
     def _check_source(self, cause: Exception | None = None) -> None:
         if self._job.source_changed():
             raise InputError(
-                f"Feature {self._job.feature_name!r}: its source was written while it was read, so rows may have been "
-                "missed. Run again when it is complete; nothing is computed twice."
+                f"Feature {self._job.bound.feature.name!r}: its source was written while it was read, so rows may have "
+                "been missed. Run again when it is complete; nothing is computed twice."
             ) from cause
 
     def _check_store(self) -> None:
         """Forgets what was written when the store no longer holds it, e.g. because it was emptied."""
-        keys = self._job.target.sample(_SAMPLED_KEYS)
-        if not keys:
-            return
-        found = self._job.online_store.online_read(
-            self._job.config, self._job.view, entity_keys(self._job.view, keys), [self._job.feature_name]
-        )
-        missing = sum(values is None for _, values in found)
-        if missing:
+        lost = count_lost(self._job)
+        if lost:
             logger.warning(
-                "%s: %d of %d sampled rows that were written are no longer in the online store; all count as new.",
-                self._job.feature_name, missing, len(keys),
+                "%s: %d sampled rows that were written are no longer in the online store; all rows count as new.",
+                self._job.bound.feature.name, lost,
             )  # fmt: skip
             self._job.target.forget()
 
@@ -248,7 +258,7 @@ def _alone(job: Job) -> Iterator[None]:
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        logger.warning("%s: another process materializes this view; waiting for it to end.", job.feature_name)
+        logger.warning("%s: another process materializes this view; waiting for it to end.", job.bound.feature.name)
         lock.acquire()
     try:
         yield
@@ -274,13 +284,6 @@ class _Bar:
         cached = report.cached / max(report.texts, 1)
         self._bar.set_postfix_str(f"{speed:,.0f} tokens/s, {cached:.0%} cached", refresh=False)
         self._bar.update(rows)
-
-
-def entity_keys(view: FeatureView, keys: list[Key]) -> list[EntityKey]:
-    """Feast's entity keys of our views, which have one join key."""
-    column = view.entity_columns[0]
-    values = python_values_to_proto_values(keys, column.dtype.to_value_type())
-    return [EntityKey(join_keys=[column.name], entity_values=[value]) for value in values]
 
 
 def to_protos(job: Job, rows: Rows, embedded: Embedded) -> list[tuple[Any, ...]]:

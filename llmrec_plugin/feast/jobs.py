@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import pyarrow.dataset as pads
@@ -12,17 +14,24 @@ from feast import FeatureView, FileSource
 from feast.data_format import ParquetFormat
 from feast.infra.offline_stores.offline_store import OfflineStore
 from feast.infra.online_stores.online_store import OnlineStore
+from feast.protos.feast.types.EntityKey_pb2 import EntityKey
 from feast.repo_config import RepoConfig
+from feast.type_map import python_values_to_proto_values
 
 from llmrec_plugin.binding import BoundFeature
 from llmrec_plugin.errors import InputError
 from llmrec_plugin.feast.training import file_signature
-from llmrec_plugin.runtime.ledger import Entry, Ledger, Target
+from llmrec_plugin.runtime.ledger import Entry, Key, Ledger, Target
 from llmrec_plugin.runtime.rawrows import Interval, RawRows, Rows, to_microseconds
 from llmrec_plugin.runtime.runner import Runner, runner_for
 from llmrec_plugin.settings import load_settings
 from llmrec_plugin.specs import digest
 from llmrec_plugin.transform import Transform
+
+State: TypeAlias = Literal["new", "changed", "unchanged", "superseded"]
+Written: TypeAlias = Callable[[Sequence[Key]], Mapping[Key, Entry]]
+
+_SAMPLED_KEYS = 16
 
 
 def is_ours(view: object) -> bool:
@@ -55,10 +64,6 @@ class Job:
         except OSError:  # it is gone
             return True
 
-    @property
-    def feature_name(self) -> str:
-        return self.bound.feature.name
-
     def covered(self) -> list[Interval]:
         """The intervals that were materialized before."""
         return [(to_microseconds(start), to_microseconds(end)) for start, end in self.view.materialization_intervals]
@@ -84,13 +89,22 @@ def open_job(config: RepoConfig, view: FeatureView, offline_store: OfflineStore,
         created=source.created_timestamp_column,
         field_mapping=dict(source.field_mapping),
     )
-    settings = load_settings()
-    target = Ledger(settings.cache_folder).target(target_name(config, view, bound), view.name, bound.fingerprint)
-    return Job(config, view, bound, raw, target, online_store, runner_for(settings), path, signature)
+    target = open_target(config, view)
+    return Job(config, view, bound, raw, target, online_store, runner_for(load_settings()), path, signature)
 
 
-def target_name(config: RepoConfig, view: FeatureView, bound: BoundFeature) -> str:
-    """Names the online table of `view` under this fingerprint, in the ledger."""
+def open_target(config: RepoConfig, view: FeatureView) -> Target:
+    """The part of this machine's ledger that belongs to the online table of `view`."""
+    bound = view.feature_transformation.udf.bound
+    return _ledger(load_settings().cache_folder).target(_target_name(config, view, bound), view.name, bound.fingerprint)
+
+
+@functools.lru_cache(maxsize=8)
+def _ledger(folder: Path) -> Ledger:
+    return Ledger(folder)
+
+
+def _target_name(config: RepoConfig, view: FeatureView, bound: BoundFeature) -> str:
     store = config.online_store.model_dump_json() if config.online_store else ""
     place = digest([str(Path(config.repo_path or ".").resolve()), store])[:16]
     version = view.current_version_number or 0
@@ -145,28 +159,49 @@ class Selection:
         return int(self.wanted.sum())
 
 
-def select(job: Job, window: Interval) -> Selection:
-    """The newest row of each entity inside `window`, and of the intervals before it what is new or changed."""
+def select(job: Job, window: Interval, written: Written) -> Selection:
+    """The newest row of each entity inside `window`, and of the intervals before it what is new or changed.
+
+    Args:
+        job: The view.
+        window: The rows that are to be written, whatever is known of them.
+        written: Looks up what was written of entities.
+    """
     newest = job.raw.newest(window, job.covered())
     wanted = newest.inside.copy()
     for positions, rows in job.raw.read(newest.earlier):
-        entries = job.target.lookup(rows.keys)
-        wanted[positions[[_is_due(entries.get(key), rows, i, window[1]) for i, key in enumerate(rows.keys)]]] = True
+        wanted[positions] = [state in ("new", "changed") for state in states(rows, written(rows.keys), window[1])]
     late = int((wanted & ~newest.inside).sum())
     return Selection(wanted, int(newest.inside.sum() + newest.earlier.sum()), late, newest.unreadable)
 
 
-def is_superseded(entry: Entry | None, at: int, end: int) -> bool:
-    """Whether what is stored is newer than a row of time `at`: it was pushed, or lies behind the window's end."""
-    return entry is not None and entry.at > at and (entry.pushed or entry.at > end)
+def states(rows: Rows, written: Mapping[Key, Entry], end: int) -> list[State]:
+    """What writing each row would be, by what was written of its entity.
+
+    ``superseded``: what is stored is newer, because it was pushed or lies behind the `end` of the window.
+    """
+    return [_state(rows, i, written.get(key), end) for i, key in enumerate(rows.keys)]
 
 
-def is_changed(entry: Entry | None, rows: Rows, i: int) -> bool:
-    """Whether row `i` of `rows` is not the one that was written."""
-    return entry is None or (entry.at, entry.digest) != (rows.at[i], rows.digests[i])
+def _state(rows: Rows, i: int, entry: Entry | None, end: int) -> State:
+    if entry is None:
+        return "new"
+    if entry.at > rows.at[i] and (entry.pushed or entry.at > end):
+        return "superseded"
+    return "unchanged" if (entry.at, entry.digest) == (rows.at[i], rows.digests[i]) else "changed"
 
 
-def _is_due(entry: Entry | None, rows: Rows, i: int, end: int) -> bool:
-    if is_superseded(entry, rows.at[i], end):
-        return False
-    return is_changed(entry, rows, i)
+def count_lost(job: Job) -> int:
+    """How many of a sample of the rows that were written are no longer in the online store."""
+    keys = job.target.sample(_SAMPLED_KEYS)
+    if not keys:
+        return 0
+    stored = job.online_store.online_read(job.config, job.view, entity_keys(job.view, keys), [job.bound.feature.name])
+    return sum(values is None for _, values in stored)
+
+
+def entity_keys(view: FeatureView, keys: Sequence[Key]) -> list[EntityKey]:
+    """Feast's entity keys of our views, which have one join key."""
+    column = view.entity_columns[0]
+    values = python_values_to_proto_values(list(keys), column.dtype.to_value_type())
+    return [EntityKey(join_keys=[column.name], entity_values=[value]) for value in values]

@@ -9,6 +9,7 @@ process that is killed in between leaves a registry without views, and one that 
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 from feast.infra.registry.file import FileRegistryStore
 from feast.protos.feast.core.Registry_pb2 import Registry
@@ -16,6 +17,8 @@ from feast.protos.feast.core.Registry_pb2 import Registry
 
 class AtomicFileRegistryStore(FileRegistryStore):
     """Feast's file registry; a reader finds the old file or the new one."""
+
+    _filepath: Path
 
     def _write_registry(self, registry_proto: Registry) -> None:
         target = self._filepath

@@ -20,6 +20,8 @@ from llmrec_plugin.feast.training import TrainingSource, project_name
 from llmrec_plugin.specs import HistoryEmbeddingFeature, Metric, TextFeature
 from llmrec_plugin.transform import Transform, source
 
+# Name of the view that a batch view reads, by which a push finds the vectors it must compute.
+SOURCE_TAG = "llmrec.source"
 # Without a ttl Feast's first incremental run reaches back one year only (feature_store.py, 0.67).
 FOREVER = timedelta(days=36_500)
 _VECTOR_METRIC: dict[Metric, str] = {"cosine": "cosine", "dot": "inner_product", "euclidean": "l2"}
@@ -96,7 +98,7 @@ def batch_view(
         udf=transform,
         udf_string=source(transform),
         description=feature.description,
-        tags=_tags(bound) | tags,
+        tags=_tags(bound) | {SOURCE_TAG: raw.name} | tags,
     )
 
 

@@ -20,6 +20,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as pads
+import pyarrow.parquet as pq
 
 from llmrec_plugin.errors import ColumnTypeError, MissingColumnError
 from llmrec_plugin.runtime.ledger import Key
@@ -28,8 +29,8 @@ from llmrec_plugin.specs import TextFeature
 Interval: TypeAlias = tuple[int, int]
 """First and last microsecond since 1970 UTC, both included, as in Feast's file store."""
 
-ROWS_PER_BATCH = 4096
-ROWS_PER_PARTITION = 65_536
+ROWS_PER_BATCH = 1024
+ROWS_PER_PARTITION = 8192
 MAX_PARTITIONS = 512
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
@@ -196,7 +197,7 @@ class RawRows:
             _microseconds(batch.column(self._raw[self._timestamp])),
             np.zeros(batch.num_rows, np.int64) if created is None else created,
             columns,
-            _digests(columns),
+            digests(columns),
         )
 
     def _spill(self, folder: Path, partitions: int, until: int) -> int:
@@ -240,23 +241,29 @@ class RawRows:
         return unreadable
 
     def _batches(self, names: list[str], rows: int) -> Iterator[pa.RecordBatch]:
-        """Batches of the source in its order; without read-ahead, which would hold whole row groups."""
-        options = {}
-        if isinstance(self._dataset, pads.FileSystemDataset) and self._dataset.format.default_extname == "parquet":
-            options["fragment_scan_options"] = pads.ParquetFragmentScanOptions(
-                use_buffered_stream=True, buffer_size=1 << 20, pre_buffer=False
-            )
-        scanner = self._dataset.scanner(
-            columns=[self._raw[name] for name in names],
-            batch_size=rows,
-            batch_readahead=1,
-            fragment_readahead=1,
-            use_threads=False,
-            **options,
-        )
-        for batch in scanner.to_batches():
-            for start in range(0, batch.num_rows, rows):
-                yield batch.slice(start, rows)
+        """Batches of the source in its order."""
+        columns = [self._raw[name] for name in names]
+        if not isinstance(self._dataset, pads.FileSystemDataset):
+            yield from self._dataset.to_batches(columns=columns, batch_size=rows)
+            return
+        schema = pa.schema([self._dataset.schema.field(name) for name in columns])
+        for fragment in self._dataset.get_fragments():
+            yield from _stream(fragment, schema, rows)
+
+
+def _stream(fragment: pads.ParquetFileFragment, schema: pa.Schema, rows: int) -> Iterator[pa.RecordBatch]:
+    """Batches of one parquet file; the dataset's own scanner would decode a whole row group at a time."""
+    constants = pads.get_partition_keys(fragment.partition_expression)
+    with pq.ParquetFile(fragment.open(), buffer_size=1 << 20, pre_buffer=False) as file:
+        present = [name for name in schema.names if name in file.schema_arrow.names]
+        for batch in file.iter_batches(batch_size=rows, columns=present, use_threads=False):
+            columns = []
+            for field in schema:
+                if field.name in present:
+                    columns.append(batch.column(field.name).cast(field.type))
+                else:  # the folder's name tells it, or this file has no such column
+                    columns.append(pa.array([constants.get(field.name)] * batch.num_rows, field.type))
+            yield pa.record_batch(columns, schema=schema)
 
 
 @dataclass(frozen=True)
@@ -316,10 +323,13 @@ def _microseconds(column: pa.Array) -> np.ndarray:
     return column.cast(pa.int64()).fill_null(0).to_numpy(zero_copy_only=False)
 
 
-def _digests(columns: dict[str, list[Any]]) -> np.ndarray:
-    """A 64-bit hash of each row's values, (n,) int64."""
-    hashes = (
-        hashlib.blake2b(repr(values).encode("utf-8", "surrogatepass"), digest_size=8).digest()
-        for values in zip(*columns.values(), strict=True)
-    )
+def digests(columns: dict[str, list[Any]]) -> np.ndarray:
+    """A 64-bit hash of each row's values, (n,) int64; every kind of missing value is the same."""
+    rows = zip(*columns.values(), strict=True)
+    texts = (repr([None if _is_missing(value) else value for value in row]) for row in rows)
+    hashes = [hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest() for text in texts]
     return np.frombuffer(b"".join(hashes), dtype="<i8")
+
+
+def _is_missing(value: Any) -> bool:
+    return value is None or value is pd.NA or (isinstance(value, float) and value != value)

@@ -24,7 +24,8 @@ from llmrec_plugin.settings import Settings
 
 logger = logging.getLogger(__name__)
 
-Mode = Literal["batch", "on_demand", "historical"]
+Mode = Literal["batch", "on_demand", "historical", "push"]
+_REQUESTS: tuple[Mode, ...] = ("on_demand", "push")  # few rows and somebody waits: no progress bar, no report kept
 Status = Literal["ok", "empty", "invalid", "fallback"]
 
 TEXTS_PER_CHUNK = 1024
@@ -71,7 +72,7 @@ class Runner:
         Args:
             bound: The feature and its artifact.
             columns: The rows by column.
-            mode: For the report, the progress bar (none on demand) and the threads' placement.
+            mode: For the report, the progress bar (none on demand and for pushes) and the threads' placement.
             quiet: Show and record nothing; the rows are a part of a run that the caller reports.
 
         Raises:
@@ -123,7 +124,7 @@ class Runner:
 
     def record(self, report: RunReport) -> None:
         """Keeps the report of a finished run and, where progress is shown, prints it."""
-        if report.mode == "on_demand":
+        if report.mode in _REQUESTS:
             logger.debug("%s", report)
             return
         self.cache.record(report)
@@ -135,11 +136,11 @@ class Runner:
     ) -> int:
         """Adds the vectors of `texts`, where finite, to `vectors` and to the cache; returns the tokens read."""
         feature = bound.feature
-        encoder = self._encoder(bound, "online" if mode == "on_demand" else "batch")
+        encoder = self.encoder(bound, "online" if mode in _REQUESTS else "batch")
         normalized = encoder.artifact.manifest.normalize
         tokens = 0
         chunks = _chunks(texts, TEXTS_PER_CHUNK)
-        show = self._settings.progress and mode != "on_demand" and not quiet
+        show = self._settings.progress and mode not in _REQUESTS and not quiet
         for chunk in _with_bar(chunks, len(texts), feature.name) if show else chunks:
             raw, count = encoder.encode([feature.prefix + text for text in chunk], max_tokens=feature.max_tokens)
             finished = finish(feature, raw, already_normalized=normalized)
@@ -150,7 +151,12 @@ class Runner:
             tokens += count
         return tokens
 
-    def _encoder(self, bound: BoundFeature, profile: Profile) -> Encoder:
+    def encoder(self, bound: BoundFeature, profile: Profile) -> Encoder:
+        """The encoder of a feature, loaded when it is first asked for.
+
+        Raises:
+            ArtifactError: The model is missing, damaged, or not what the feature declares.
+        """
         key = (bound.artifact_id, profile)
         with self._lock:
             if key in self._encoders:
