@@ -82,6 +82,9 @@ def killed_runs(view: str, end: str, kills: int, seed: int) -> dict[str, Any]:
         run |= {"state": _state(view), "encoded": _total(ENCODED)}
         later = _run_again(view, "2027-01-01")
         runs.append(run | {"later": later, "unchanged": _state(view) == run["state"]})
+    restore()
+    for copy in saved:
+        shutil.rmtree(copy)
     return {"clean": clean, "runs": runs}
 
 
