@@ -16,6 +16,7 @@ inherits the builtin it refines, so callers may catch either::
     │   ├── ArtifactCorruptError               a file differs from its manifest
     │   └── ArtifactMismatchError              the artifact is not what the feature declares
     ├── FingerprintMismatchError (RuntimeError)
+    ├── FetchError (RuntimeError)              features that were fetched are not those asked for
     ├── SourceError (RuntimeError)             weights or tokenizer cannot be found or exported
     ├── ParityError (RuntimeError)             the exported graph differs from PyTorch
     ├── ProviderError (RuntimeError)           the device asked for cannot be used
@@ -99,6 +100,10 @@ class ArtifactMismatchError(ArtifactError):
 
 class FingerprintMismatchError(LLMRecError, RuntimeError):
     """A value was declared under another fingerprint than the one that would compute it."""
+
+
+class FetchError(LLMRecError, RuntimeError):
+    """A feature server refused a request, or the features that came are not those of the layout."""
 
 
 class SourceError(LLMRecError, RuntimeError):

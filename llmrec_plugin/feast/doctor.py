@@ -25,6 +25,7 @@ from llmrec_plugin.errors import ArtifactError, FingerprintMismatchError, InputE
 from llmrec_plugin.feast.engine import LLMComputeEngine
 from llmrec_plugin.feast.jobs import is_ours
 from llmrec_plugin.feast.patches import TESTED_FEAST
+from llmrec_plugin.feast.provider import LLMRecProvider
 from llmrec_plugin.settings import load_settings
 from llmrec_plugin.transform import Transform
 
@@ -224,6 +225,18 @@ def first_increment(subject: _Subject) -> _Found:
             )
 
 
+def embedding_on_push(subject: _Subject) -> _Found:
+    for view in subject.ours:
+        raw = view.source_views[0]
+        if raw.stream_source is not None and not isinstance(subject.store._get_provider(), LLMRecProvider):
+            yield (
+                "warning",
+                f"View {raw.name} has a push source: what is pushed to it has no vector until {view.name} is "
+                "materialized.",
+                f"provider: {LLMRecProvider.__module__}.{LLMRecProvider.__name__}",
+            )
+
+
 def future_watermarks(subject: _Subject) -> _Found:
     now = datetime.now(UTC)
     for view in subject.ours:
@@ -298,6 +311,7 @@ _CHECKS: tuple[Callable[[_Subject], _Found], ...] = (
     vector_search,
     rollouts,
     first_increment,
+    embedding_on_push,
     future_watermarks,
     nanoseconds_on_spark,
     artifacts,

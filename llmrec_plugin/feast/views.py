@@ -125,12 +125,17 @@ def similarity_view(
     bound: BoundSimilarity, sources: list[FeatureView | RequestSource], tags: dict[str, str]
 ) -> OnDemandFeatureView:
     """The view that compares two vectors, each from a batch view or from the request."""
-    outputs = [Field(name=bound.feature.name, dtype=Float32, description=bound.feature.description)]
+    outputs = [Field(name=bound.feature.name, dtype=Float32)]
     return _on_demand(bound.feature.name, bound, sources, outputs, tags)
 
 
 def _output_fields(name: str, feature: TextFeature, *, stored: bool) -> list[Field]:
-    """The vector's field, with its index where Feast can have one, and the status field if declared."""
+    """The vector's field, with its index where Feast can have one, and the status field if declared.
+
+    Only stored fields are described: of an on-demand view's Feast 0.67 forgets the descriptions, and then refuses to
+    serve it in a feature service, which remembers them.
+    """
+    described: dict[str, Any] = {"description": feature.description} if stored else {}
     index: dict[str, Any] = {}
     if stored and feature.storage == "list":
         index = {
@@ -138,10 +143,9 @@ def _output_fields(name: str, feature: TextFeature, *, stored: bool) -> list[Fie
             "vector_length": feature.dims,
             "vector_search_metric": _VECTOR_METRIC[feature.metric],
         }
-    dtype = Array(Float32) if feature.storage == "list" else Bytes
-    fields = [Field(name=name, dtype=dtype, description=feature.description, **index)]
+    fields = [Field(name=name, dtype=Array(Float32) if feature.storage == "list" else Bytes, **described, **index)]
     if feature.status:
-        fields.append(Field(name=f"{name}_status", dtype=String, description=f"Why {name} is what it is."))
+        fields.append(Field(name=f"{name}_status", dtype=String))
     return fields
 
 

@@ -19,7 +19,9 @@ def open_store(configuration: dict[str, Any] | None) -> FeatureStore:
 
 
 def plain(value: Any) -> Any:
-    """A value as JSON has it; NaN and missing values are None."""
+    """A value as JSON has it; NaN and missing values are None, bytes are hexadecimal."""
+    if isinstance(value, bytes):
+        return value.hex()
     if isinstance(value, np.ndarray):
         return value.tolist()
     if isinstance(value, pd.Timestamp):

@@ -92,6 +92,20 @@ def _second(row: dict[str, Any], name: str) -> int:
     return int(datetime.datetime.fromisoformat(row[name]).timestamp())
 
 
+def test_the_night_does_not_put_back_the_older_text_of_the_file(repo: Repo) -> None:
+    with (repo.folder / "feature_store.yaml").open("a") as file:
+        file.write("batch_engine: {type: llmrec_plugin.feast.engine.LLMComputeEngine}\n")
+    changed = _row("a", "fast python library", 5)
+    _push(repo, changed)  # online only: the file still has the text of the 2nd
+    repo.feast("materialize", *WHOLE)
+    assert repo.vectors(["a"]) == [_expected(repo, changed)]
+    repo.write_items(
+        [{"item": "a", "title": "new blue", "note": "x", "at": datetime.datetime(2026, 1, 6, tzinfo=datetime.UTC)}]
+    )
+    repo.feast("materialize-incremental", "2026-03-02")
+    assert repo.vectors(["a"]) == [_expected(repo, {"title": "new blue", "note": "x"})]
+
+
 def test_a_pushed_text_has_the_vector_that_materialize_would_give_and_the_night_infers_nothing(repo: Repo) -> None:
     before = repo.vectors(["b"])
     changed, new = _row("a", "fast python library", 5), _row("c", "small mail client", 6, created=7)
