@@ -27,7 +27,6 @@ from feast import FeatureStore
 from feast.infra.online_stores.sqlite import SqliteOnlineStore
 from feast.infra.registry.registry import Registry
 
-from llmrec_plugin.feast.engine import LLMComputeEngine
 from llmrec_plugin.runtime.cache import VectorCache
 from llmrec_plugin.runtime.ledger import Target
 from llmrec_plugin.runtime.runner import Runner
@@ -285,6 +284,3 @@ def _status(name: str) -> int:
 
 def _moment(day: str) -> Any:
     return datetime.datetime.fromisoformat(day).replace(tzinfo=datetime.UTC)
-
-
-assert LLMComputeEngine  # imported here, so that every run finds it loaded
