@@ -22,10 +22,10 @@ from feast.repo_operations import parse_repo
 from llmrec_plugin.errors import InputError, UnknownNameError
 from llmrec_plugin.feast.engine import LLMComputeEngine, LLMComputeEngineConfig
 from llmrec_plugin.feast.jobs import Job, Written, count_lost, is_ours, open_job, select, states
-from llmrec_plugin.feast.rawrows import Interval, Rows, to_microseconds
 from llmrec_plugin.pipeline.assemble import assemble
 from llmrec_plugin.runtime.encoder import Encoder
 from llmrec_plugin.runtime.ledger import Entry, Key
+from llmrec_plugin.runtime.rawrows import Interval, Rows, to_microseconds
 
 logger = logging.getLogger(__name__)
 

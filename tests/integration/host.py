@@ -44,10 +44,11 @@ class Finished:
 
 
 class Processes:
-    """Gives each step a process of its own; see `processes.py`."""
+    """Gives each step a process of its own, forked from one that has imported `preimport`; see `processes.py`."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, preimport: Iterable[str] = ()) -> None:
         self._folder = folder
+        self._preimport = tuple(preimport)
         self._count = 0
         self._server: subprocess.Popen[str] | None = None
 
@@ -119,7 +120,7 @@ class Processes:
     def _run_forked(self, request: str) -> int:
         if self._server is None:
             self._server = subprocess.Popen(
-                [sys.executable, str(HERE / "processes.py")],
+                [sys.executable, str(HERE / "processes.py"), *self._preimport],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 text=True,
