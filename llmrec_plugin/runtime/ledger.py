@@ -141,6 +141,12 @@ class Target:
             )
             return cursor.rowcount == 0
 
+    def is_interrupted(self, intervals: int) -> bool:
+        """Whether `begin_run` would go on with the last run."""
+        query = "SELECT count(*) FROM targets WHERE id = ? AND intervals IS ?"
+        with self._ledger._reading() as connection:
+            return bool(connection.execute(query, (self._number, intervals)).fetchone()[0])
+
     def written_by_this_run(self, keys: Sequence[Key]) -> set[Key]:
         """Those `keys` whose row was read and written since the run began, by this process or one that was killed."""
         where = "invalid IS NULL AND run = (SELECT run FROM targets WHERE id = target)"
