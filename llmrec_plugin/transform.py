@@ -21,13 +21,14 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from llmrec_plugin.binding import Bound, BoundFeature, BoundSimilarity, from_values
-from llmrec_plugin.errors import FingerprintMismatchError, MissingColumnError
+from llmrec_plugin.errors import EngineError, FingerprintMismatchError, MissingColumnError
 from llmrec_plugin.pipeline.postprocess import similarity
 from llmrec_plugin.runtime.runner import Mode, runner_for
-from llmrec_plugin.settings import load_settings
+from llmrec_plugin.runtime.workers import in_ray_worker, worker_settings
 
 if TYPE_CHECKING:
     import pandas as pd
+    import pyarrow as pa
 
 View = Literal["batch", "on_demand"]
 Columns = Mapping[str, Sequence[Any]]
@@ -37,7 +38,7 @@ class Transform:
     """The callable behind one Feast view.
 
     Args:
-        view: ``batch`` maps a DataFrame to a DataFrame, ``on_demand`` a dict of columns to one.
+        view: ``batch`` maps a DataFrame of pandas or Spark to one, ``on_demand`` a dict of columns to one.
         output: Name of the view and of the column that comes out.
         payload: JSON: ``bound``, the bound declaration, and for a batch view ``keep``, the names of the
             key and timestamp columns.
@@ -61,23 +62,75 @@ class Transform:
         """The declaration; decoded at first use, so that a registry of a newer version can be listed."""
         return from_values(self._values["bound"])
 
-    def __call__(self, rows: pd.DataFrame | Columns) -> Any:
-        return self.transform_frame(rows) if self.view == "batch" else self.transform_columns(rows)  # type: ignore[arg-type]
+    @property
+    def keep(self) -> list[str]:
+        """Names of the key and timestamp columns that a batch view passes on."""
+        return self._values["keep"]
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Names of the columns that a batch view reads."""
+        assert isinstance(self.bound, BoundFeature)
+        return self.bound.feature.columns
+
+    def __call__(self, rows: Any) -> Any:
+        if self.view == "on_demand":
+            return self.transform_columns(rows)
+        if type(rows).__module__.startswith("pyspark."):
+            from llmrec_plugin.spark import transform_spark  # pyspark is there only where Spark calls
+
+            return transform_spark(self, rows)
+        if in_ray_worker():
+            raise EngineError(
+                f"{self.__name__!r} is run by Feast's own Ray engine or Ray offline store. That engine loses vectors "
+                "without an error, and that store runs the model at every retrieval. Set batch_engine.type to "
+                "llmrec_plugin.feast.ray.LLMRayComputeEngine and offline_store.type to "
+                "llmrec_plugin.feast.ray.LLMRayOfflineStore in feature_store.yaml."
+            )
+        return self.transform_frame(rows)
 
     def transform_frame(self, frame: pd.DataFrame) -> pd.DataFrame:
-        """Key and timestamp columns of `frame` and the vectors, row by row; no model is loaded for no rows."""
-        bound = self.bound
-        assert isinstance(bound, BoundFeature)
-        keep = self._values["keep"]
-        missing = [name for name in (*keep, *bound.feature.columns) if name not in frame.columns]
-        if missing:
-            raise MissingColumnError(self.__name__, missing, frame.columns)
-        values = (
-            _embed(bound, {name: frame[name].tolist() for name in bound.feature.columns}, "batch") if len(frame) else []
-        )
-        result = frame[keep].reset_index(drop=True)
+        """Key and timestamp columns of `frame` and the vectors, row by row; no model is loaded for no rows.
+
+        A frame that was transformed already comes back as it is.
+        """
+        if self.is_transformed(frame.columns):
+            return frame
+        values = self._embed({name: frame[name].tolist() for name in self.columns}, len(frame), "batch")
+        result = frame[self.keep].reset_index(drop=True)
         result[self.__name__] = values
         return result
+
+    def transform_batch(self, batch: pa.RecordBatch, mode: Mode = "batch") -> pa.RecordBatch:
+        """The same for an arrow batch; the vectors become a column of type ``list<float>``."""
+        import pyarrow as pa  # takes a while to import, and nothing on the request path needs it
+
+        from llmrec_plugin.pipeline.columnar import list_array
+
+        if self.is_transformed(batch.schema.names):
+            return batch
+        assert isinstance(self.bound, BoundFeature)
+        columns = {name: batch.column(name).to_pylist() for name in self.columns}
+        vectors = list_array(self._embed(columns, batch.num_rows, mode), self.bound.feature.dims)
+        kept = [batch.schema.field(name) for name in self.keep]
+        schema = pa.schema([*kept, pa.field(self.__name__, vectors.type)])
+        return pa.record_batch([*(batch.column(name) for name in self.keep), vectors], schema=schema)
+
+    def is_transformed(self, names: Sequence[str]) -> bool:
+        """Whether columns of these `names` hold the output instead of the input.
+
+        Raises:
+            MissingColumnError: They hold neither.
+        """
+        present = set(names)
+        missing = [name for name in (*self.keep, *self.columns) if name not in present]
+        if missing and self.__name__ not in present:
+            raise MissingColumnError(self.__name__, missing, present)
+        return bool(missing)
+
+    def _embed(self, columns: Columns, rows: int, mode: Mode) -> list[np.ndarray | None]:
+        assert isinstance(self.bound, BoundFeature)
+        return _embed(self.bound, columns, mode) if rows else []
 
     def transform_columns(self, columns: Columns) -> dict[str, list[Any]]:
         """One output column of floats, or of vectors as tuples, which Feast converts twice as fast as lists."""
@@ -110,7 +163,7 @@ def source(transform: Transform) -> str:
 
 
 def _embed(bound: BoundFeature, columns: Columns, mode: Mode) -> list[np.ndarray | None]:
-    values, _ = runner_for(load_settings()).embed(bound, columns, mode)
+    values, _ = runner_for(worker_settings()).embed(bound, columns, mode)
     return values
 
 

@@ -1,0 +1,37 @@
+"""A batch view's transformation over a Spark DataFrame; imported only where Spark runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+from pyspark.sql.types import ArrayType, FloatType, StructField, StructType
+
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame
+
+    from llmrec_plugin.runtime.runner import Mode
+    from llmrec_plugin.transform import Transform
+
+
+def transform_spark(transform: Transform, frame: DataFrame, mode: Mode = "batch") -> DataFrame:
+    """Key and timestamp columns of `frame` and the vectors as ``array<float>``; computed by Spark's Python workers.
+
+    A worker process loads a model once. A frame that was transformed already comes back as it is.
+
+    Raises:
+        MissingColumnError: A declared column is not there.
+    """
+    if transform.is_transformed(frame.columns):
+        return frame
+
+    def run(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        for batch in batches:
+            yield transform.transform_batch(batch, mode)
+
+    fields = {field.name: field for field in frame.schema.fields}
+    vector = StructField(transform.__name__, ArrayType(FloatType(), containsNull=True))
+    schema = StructType([*(fields[name] for name in transform.keep), vector])
+    names = list(dict.fromkeys([*transform.keep, *transform.columns]))
+    return frame.select(*names).mapInArrow(run, schema)
