@@ -15,10 +15,14 @@ if TYPE_CHECKING:
     from llmrec_plugin.transform import Transform
 
 
+PARTITIONS_PER_CPU = 2
+
+
 def transform_spark(transform: Transform, frame: DataFrame, mode: Mode = "batch") -> DataFrame:
     """Key and timestamp columns of `frame` and the vectors as ``array<float>``; computed by Spark's Python workers.
 
-    A worker process loads a model once. A frame that was transformed already comes back as it is.
+    A worker process loads a model once. Rows with equal columns meet in one partition, so that no two workers
+    compute the same. A frame that was transformed already comes back as it is.
 
     Raises:
         MissingColumnError: A declared column is not there.
@@ -34,4 +38,5 @@ def transform_spark(transform: Transform, frame: DataFrame, mode: Mode = "batch"
     vector = StructField(transform.__name__, ArrayType(FloatType(), containsNull=True))
     schema = StructType([*(fields[name] for name in transform.keep), vector])
     names = list(dict.fromkeys([*transform.keep, *transform.columns]))
-    return frame.select(*names).mapInArrow(run, schema)
+    partitions = PARTITIONS_PER_CPU * frame.sparkSession.sparkContext.defaultParallelism
+    return frame.select(*names).repartition(partitions, *transform.columns).mapInArrow(run, schema)

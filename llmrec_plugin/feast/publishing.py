@@ -13,6 +13,7 @@ from feast.types import Array, PrimitiveFeastType
 from llmrec_plugin.artifacts import ArtifactStore
 from llmrec_plugin.binding import BoundFeature, BoundSimilarity, bind
 from llmrec_plugin.errors import ArtifactError, ColumnTypeError, DeclarationError, NameCollisionError, UnknownNameError
+from llmrec_plugin.feast.compatibility import unsuited_settings
 from llmrec_plugin.feast.patches import LLMBatchFeatureView, apply_patches
 from llmrec_plugin.feast.views import batch_view, on_demand_name, on_demand_view, request_source, similarity_view
 from llmrec_plugin.manager import load_catalogue
@@ -86,6 +87,8 @@ class _Publication:
         settings = load_settings()
         self._store = ArtifactStore(settings.artifact_folders)
         self._root = _repo_root(namespace)
+        for sentence in unsuited_settings(Path(self._root)):
+            logger.warning("feature_store.yaml: %s", sentence)
         self._entities = {item.name: item for item in namespace.values() if isinstance(item, Entity)}
         self._raw = {item.name: item for item in namespace.values() if _is_raw_view(item)}
         self._sources = sources

@@ -1,0 +1,34 @@
+"""Settings of ``feature_store.yaml`` with which Feast loses vectors of LLM features or computes them again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import yaml
+
+_RAY = "llmrec_plugin.feast.ray"
+_SPARK = "llmrec_plugin.feast.spark"
+# section -> Feast's type -> the type to use, and why
+_REPLACED = {
+    "batch_engine": {
+        "ray.engine": (f"{_RAY}.LLMRayComputeEngine", "it loses vectors, and errors of writes, without a word"),
+    },
+    "offline_store": {
+        "ray": (f"{_RAY}.LLMRayOfflineStore", "it runs models over the whole source at every historical read"),
+        "spark": (f"{_SPARK}.LLMSparkOfflineStore", "it cannot read training tables"),
+    },
+}
+
+
+def unsuited_settings(folder: Path) -> list[str]:
+    """One sentence for each setting of the repo in `folder` that does not suit LLM features, with what to write."""
+    path = folder / "feature_store.yaml"
+    configuration = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    found = []
+    for section, types in _REPLACED.items():
+        value = configuration.get(section)
+        kind = value.get("type") if isinstance(value, dict) else value
+        if kind in types:
+            replacement, reason = types[kind]
+            found.append(f"{section} is {kind!r}, but with LLM features {reason}. Write `type: {replacement}`.")
+    return found
