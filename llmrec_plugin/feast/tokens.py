@@ -43,10 +43,9 @@ def _vectors(array: np.ndarray) -> list[np.ndarray | None] | None:
     if not array.dtype.hasobject or array.ndim != 1:
         return None
     cells = [None if cell is None or cell is np.nan else cell for cell in array]
-    kinds = {
-        (type(cell), getattr(cell, "dtype", None), getattr(cell, "ndim", None)) for cell in cells if cell is not None
-    }
+    kinds = {(type(cell), getattr(cell, "dtype", None)) for cell in cells if cell is not None}
     if len(kinds) != 1:
         return None
-    [(kind, dtype, ndim)] = kinds
-    return cells if kind is np.ndarray and ndim == 1 and dtype.kind == "f" else None
+    [(kind, dtype)] = kinds
+    are_vectors = kind is np.ndarray and dtype in (np.float32, np.float64)
+    return cells if are_vectors and all(cell is None or cell.ndim == 1 for cell in cells) else None
