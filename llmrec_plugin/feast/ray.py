@@ -50,7 +50,7 @@ from llmrec_plugin.transform import Transform
 
 logger = logging.getLogger(__name__)
 
-ROWS_PER_TASK = 4096
+ROWS_PER_TASK = 256
 ROWS_PER_WRITE = 1000
 _LABEL = "__llmrec_label"
 
