@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import functools
 import json
+import logging
 import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
@@ -29,6 +30,8 @@ from llmrec_plugin.runtime.workers import in_ray_worker, worker_settings
 if TYPE_CHECKING:
     import pandas as pd
     import pyarrow as pa
+
+logger = logging.getLogger(__name__)
 
 View = Literal["batch", "on_demand"]
 Columns = Mapping[str, Sequence[Any]]
@@ -92,10 +95,12 @@ class Transform:
     def transform_frame(self, frame: pd.DataFrame) -> pd.DataFrame:
         """Key and timestamp columns of `frame` and the vectors, row by row; no model is loaded for no rows.
 
-        A frame that was transformed already comes back as it is.
+        Rows without a key are left out, since no store can hold them. A frame that was transformed already comes
+        back as it is.
         """
         if self.is_transformed(frame.columns):
             return frame
+        frame = frame[self._have_key(frame[self.keep[0]].notna().to_numpy())]
         values = self._embed({name: frame[name].tolist() for name in self.columns}, len(frame), "batch")
         result = frame[self.keep].reset_index(drop=True)
         result[self.__name__] = values
@@ -109,12 +114,21 @@ class Transform:
 
         if self.is_transformed(batch.schema.names):
             return batch
+        batch = batch.filter(pa.array(self._have_key(batch.column(self.keep[0]).is_valid().to_numpy(False))))
         assert isinstance(self.bound, BoundFeature)
         columns = {name: batch.column(name).to_pylist() for name in self.columns}
         vectors = list_array(self._embed(columns, batch.num_rows, mode), self.bound.feature.dims)
         kept = [batch.schema.field(name) for name in self.keep]
         schema = pa.schema([*kept, pa.field(self.__name__, vectors.type)])
         return pa.record_batch([*(batch.column(name) for name in self.keep), vectors], schema=schema)
+
+    def _have_key(self, present: np.ndarray) -> np.ndarray:
+        if not present.all():
+            count = np.count_nonzero(~present)
+            logger.warning(
+                "%s: %d of %d rows have no %s and are left out.", self.__name__, count, len(present), self.keep[0]
+            )
+        return present
 
     def is_transformed(self, names: Sequence[str]) -> bool:
         """Whether columns of these `names` hold the output instead of the input.

@@ -180,6 +180,7 @@ class TrainingSource(FileSource):
         [fragment] = [fragment for fragment in dataset.get_fragments() if fragment.path == file]
         with pq.ParquetWriter(part, schema) as writer:
             for batch in fragment.to_batches(schema=dataset.schema, columns=names, batch_size=ROWS_PER_CHUNK):
+                batch = batch.filter(batch.column(self.kept[0]).is_valid())  # a label always has a key
                 if not batch.num_rows:
                     continue
                 texts = {name: batch.column(raw).to_pylist() for name, raw in columns.items()}

@@ -63,7 +63,7 @@ def slow_processes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process
 
 
 def _items() -> list[dict[str, Any]]:
-    """1,000 rows of 900 items: a hundred items changed a day later, one of them twice in one moment."""
+    """1,000 rows of 900 items, and one without a key: a hundred items changed a day later, one twice in one moment."""
     rng = np.random.default_rng(11)
     rows = []
     for number in range(1000):
@@ -74,7 +74,7 @@ def _items() -> list[dict[str, Any]]:
     rows[11] |= {"title": " ", "note": ""}
     rows[999] |= {"item": rows[998]["item"], "at": rows[998]["at"]}
     rows[999]["created"] = rows[999]["at"] + datetime.timedelta(hours=1)
-    return rows
+    return [*rows, {"item": None, "title": "red web", "note": "", "at": START}]
 
 
 def _labels() -> list[dict[str, Any]]:

@@ -309,3 +309,16 @@ def test_a_worker_of_feasts_own_ray_code_is_refused(batch, no_model, monkeypatch
     monkeypatch.setattr(transform_module, "in_ray_worker", lambda: True)
     with pytest.raises(EngineError, match="LLMRayComputeEngine"):
         batch(frame(title=["red"]))
+
+
+def test_rows_without_a_key_are_left_out_and_counted(batch, caplog):
+    rows = frame(title=["red web", "small font", "green"])
+    rows["item_id"] = [None, "b", "c"]
+    expected = batch(frame(title=["small font", "green"]))[ITEM]
+    for result in (
+        batch(rows),
+        batch.transform_batch(pa.RecordBatch.from_pandas(rows, preserve_index=False)).to_pandas(),
+    ):
+        assert result["item_id"].tolist() == ["b", "c"]
+        assert np.array_equal(np.stack(result[ITEM]), np.stack(expected))
+    assert caplog.messages == [f"{ITEM}: 1 of 3 rows have no item_id and are left out."] * 2
