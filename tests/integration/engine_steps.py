@@ -10,7 +10,6 @@ import pandas as pd
 import pyarrow as pa
 from steps import open_store, read_historical
 
-from llmrec_plugin.runtime.runner import runner_for
 from llmrec_plugin.transform import Transform
 
 BATCHES = 24
@@ -27,24 +26,22 @@ def _probe(transform: Transform) -> Callable[[int], dict[str, int]]:
     """Computes one row and tells how often this process has made a runner and loaded a model."""
 
     def run(number: int) -> dict[str, int]:
+        # A worker of Spark cannot import this module, so all that it needs is imported here.
+        from llmrec_plugin.runtime.runner import runner_for
+        from llmrec_plugin.runtime.workers import worker_settings
+
         now = pd.Timestamp.now(tz="UTC")
         row = {"item": "x", "title": f"red {number}", "note": "", "event_timestamp": now, "created": now}
         transform.transform_batch(pa.RecordBatch.from_pylist([row]))
-        [runner] = _runners()
+        settings = worker_settings()
         return {
             "process": os.getpid(),
             "runners": runner_for.cache_info().misses,
-            "models": len(runner._encoders),
-            "threads": runner._settings.threads,
+            "models": len(runner_for(settings)._encoders),
+            "threads": settings.threads,
         }
 
     return run
-
-
-def _runners() -> list[Any]:
-    from llmrec_plugin.runtime.workers import worker_settings
-
-    return [runner_for(worker_settings())]
 
 
 def _ask_ray(probe: Callable[[int], dict[str, int]]) -> list[dict[str, int]]:
