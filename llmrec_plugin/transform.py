@@ -130,6 +130,13 @@ class Transform:
             )
         return present
 
+    def transform_table(self, table: pa.Table) -> pa.Table:
+        """The same for an arrow table; without rows it has no columns, either."""
+        import pyarrow as pa
+
+        batches = [self.transform_batch(batch) for batch in table.combine_chunks().to_batches()]
+        return pa.Table.from_batches(batches) if batches else pa.table({})
+
     def is_transformed(self, names: Sequence[str]) -> bool:
         """Whether columns of these `names` hold the output instead of the input.
 

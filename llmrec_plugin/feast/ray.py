@@ -110,7 +110,7 @@ class LLMRayComputeEngine(RayComputeEngine):
         if self.config.num_gpus:
             resources["num_gpus"] = self.config.num_gpus
         return rows.repartition(target_num_rows_per_block=ROWS_PER_TASK).map_batches(
-            functools.partial(_transform, transform),
+            transform.transform_table,  # its module does not import feast, which takes a worker seconds
             batch_format="pyarrow",
             batch_size=None,
             concurrency=self.config.max_workers,
@@ -193,11 +193,6 @@ def _rename(mapping: dict[str, str], batch: pa.Table) -> pa.Table:
     return batch.rename_columns([mapping.get(name, name) for name in batch.column_names])
 
 
-def _transform(transform: Transform, batch: pa.Table) -> pa.Table:
-    batches = [transform.transform_batch(part) for part in batch.combine_chunks().to_batches()]
-    return pa.Table.from_batches(batches) if batches else pa.table({})
-
-
 def _write_online(view_proto: Any, repo_config: Any, batch: pa.Table) -> dict[str, np.ndarray]:
     if batch.num_rows:
         view, online_store, _, config = _unserialize(view_proto, repo_config)
@@ -214,7 +209,8 @@ def _unserialize(view_proto: Any, repo_config: Any) -> tuple[Any, ...]:
 
 
 def _attach(vectors: list[Any], batch: pd.DataFrame) -> pd.DataFrame:
-    labels = pa.array(batch.pop(_LABEL))
-    for name, column in zip((table := ray.get(vectors[0])).column_names, table.columns, strict=True):
-        batch[name] = column.take(labels).to_pandas().to_numpy()
-    return batch
+    """Replaces the numbers of labels by their vectors; `vectors` wraps the reference, or Ray would resolve it."""
+    table = ray.get(vectors[0])
+    labels = pa.array(batch[_LABEL])
+    columns = {name: table.column(name).take(labels).to_pandas().to_numpy() for name in table.column_names}
+    return batch.drop(columns=_LABEL).assign(**columns)

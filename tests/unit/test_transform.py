@@ -322,3 +322,10 @@ def test_rows_without_a_key_are_left_out_and_counted(batch, caplog):
         assert result["item_id"].tolist() == ["b", "c"]
         assert np.array_equal(np.stack(result[ITEM]), np.stack(expected))
     assert caplog.messages == [f"{ITEM}: 1 of 3 rows have no item_id and are left out."] * 2
+
+
+def test_an_arrow_table_is_transformed_chunk_by_chunk(batch):
+    rows = pa.Table.from_pandas(frame(title=["red web", "small font"]), preserve_index=False)
+    result = batch.transform_table(pa.concat_tables([rows.slice(0, 1), rows.slice(1, 1)]))
+    assert result.to_pylist() == batch.transform_batch(rows.to_batches()[0]).to_pylist()
+    assert batch.transform_table(rows.slice(0, 0)).num_rows == 0
