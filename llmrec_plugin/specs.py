@@ -24,6 +24,7 @@ Pooling: TypeAlias = Literal["mean", "cls", "last_token", "max"]
 Metric: TypeAlias = Literal["cosine", "dot", "euclidean"]
 OnEmpty: TypeAlias = Literal["null", "zeros"]
 Reduction: TypeAlias = Literal["prefix"]
+Storage: TypeAlias = Literal["list", "float32", "float16", "int8"]
 
 PIPELINE_VERSION = 1
 """Part of every fingerprint: raised when a change of our own code changes the numbers."""
@@ -173,6 +174,13 @@ class _Encoded:
             Kusupati et al. 2022, section 3); None keeps all.
         on_empty: What a row without text gives: ``"null"`` or the ``"zeros"`` vector.
         max_chars: Texts are cut to this many characters before tokenization, to bound time.
+        storage: How Feast holds the vector: ``"list"`` as ``Array(Float32)``, which vector indexes need, or
+            packed into ``Bytes`` as ``"float32"``, ``"float16"`` or ``"int8"`` (see `llmrec_plugin.pipeline.packing`),
+            which a ranker fetches many times faster.
+        status: Whether the views have a second column ``<name>_status``: ``"ok"``; ``"empty"`` for a row without
+            text; ``"invalid"`` for one that could not be read; ``"fallback"`` for one that missed its deadline.
+        deadline_ms: Request time only: milliseconds a row may wait for inference, None for as long as it takes.
+        on_deadline: What a row that missed the deadline gives: ``"null"`` or the ``"zeros"`` vector.
         description: For people; shown in the Feast UI.
     """
 
@@ -188,10 +196,18 @@ class _Encoded:
     reduction: Reduction | None = None
     on_empty: OnEmpty = "null"
     max_chars: int = 20_000
+    storage: Storage = "list"
+    status: bool = False
+    deadline_ms: int | None = None
+    on_deadline: OnEmpty = "null"
     description: str = ""
 
-    _LABELS: ClassVar[frozenset[str]] = frozenset({"name", "entity", "description", "model"})
+    _LABELS: ClassVar[frozenset[str]] = frozenset(
+        {"name", "entity", "description", "model", "status", "deadline_ms", "on_deadline"}
+    )
     """Fields that do not change the numbers; what a model computes is covered by its artifact's id."""
+    _UNCHANGED: ClassVar[dict[str, object]] = {"storage": "list"}
+    """Fields younger than stored fingerprints, with the value that leaves the numbers as they were."""
 
     def __post_init__(self) -> None:
         _check_name("feature", self.name)
@@ -209,6 +225,16 @@ class _Encoded:
         _check_positive(owner, "max_tokens", self.max_tokens)
         _check_positive(owner, "dims", self.dims)
         _check_positive(owner, "max_chars", self.max_chars)
+        _check_choice(owner, "storage", self.storage, get_args(Storage))
+        _check_flag(owner, "status", self.status)
+        _check_choice(owner, "on_deadline", self.on_deadline, get_args(OnEmpty))
+        if self.deadline_ms is not None:
+            _check_positive(owner, "deadline_ms", self.deadline_ms)
+
+    @property
+    def status_name(self) -> str:
+        """Name of the status column, where there is one."""
+        return f"{self.name}_status"
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -227,7 +253,11 @@ class _Encoded:
 
     def fingerprint(self, artifact_id: str) -> str:
         """Covers everything that changes the numbers of this feature; 64 hex digits."""
-        spec = {key: value for key, value in to_spec(self).items() if key not in self._LABELS}
+        spec = {
+            key: value
+            for key, value in to_spec(self).items()
+            if key not in self._LABELS and self._UNCHANGED.get(key, ...) != value
+        }
         return digest([PIPELINE_VERSION, artifact_id, spec])
 
 

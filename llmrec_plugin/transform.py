@@ -23,8 +23,9 @@ import numpy as np
 
 from llmrec_plugin.binding import Bound, BoundFeature, BoundSimilarity, from_values
 from llmrec_plugin.errors import EngineError, FingerprintMismatchError, MissingColumnError
+from llmrec_plugin.pipeline.packing import output_arrays, output_fields, stored_values, unpack
 from llmrec_plugin.pipeline.postprocess import similarity
-from llmrec_plugin.runtime.runner import Mode, runner_for
+from llmrec_plugin.runtime.runner import Embedded, Mode, runner_for
 from llmrec_plugin.runtime.workers import in_ray_worker, worker_settings
 
 if TYPE_CHECKING:
@@ -73,8 +74,12 @@ class Transform:
     @property
     def columns(self) -> tuple[str, ...]:
         """Names of the columns that a batch view reads."""
-        assert isinstance(self.bound, BoundFeature)
-        return self.bound.feature.columns
+        return self._bound_feature.feature.columns
+
+    @property
+    def output_fields(self) -> list[pa.Field]:
+        """What a batch view adds to the columns that it passes on."""
+        return output_fields(self._bound_feature.feature)
 
     def __call__(self, rows: Any) -> Any:
         if self.view == "on_demand":
@@ -92,7 +97,7 @@ class Transform:
             )
         return self.transform_frame(rows)
 
-    def transform_frame(self, frame: pd.DataFrame) -> pd.DataFrame:
+    def transform_frame(self, frame: pd.DataFrame, mode: Mode = "batch") -> pd.DataFrame:
         """Key and timestamp columns of `frame` and the vectors, row by row; no model is loaded for no rows.
 
         Rows without a key are left out, since no store can hold them. A frame that was transformed already comes
@@ -101,26 +106,26 @@ class Transform:
         if self.is_transformed(frame.columns):
             return frame
         frame = frame[self._have_key(frame[self.keep[0]].notna().to_numpy())]
-        values = self._embed({name: frame[name].tolist() for name in self.columns}, len(frame), "batch")
+        feature = self._bound_feature.feature
+        values, statuses = self._embed({name: frame[name].tolist() for name in self.columns}, len(frame), mode)
         result = frame[self.keep].reset_index(drop=True)
-        result[self.__name__] = values
+        result[feature.name] = stored_values(feature, values)
+        if feature.status:
+            result[feature.status_name] = statuses
         return result
 
     def transform_batch(self, batch: pa.RecordBatch, mode: Mode = "batch") -> pa.RecordBatch:
-        """The same for an arrow batch; the vectors become a column of type ``list<float>``."""
+        """The same for an arrow batch."""
         import pyarrow as pa  # takes a while to import, and nothing on the request path needs it
-
-        from llmrec_plugin.pipeline.columnar import list_array
 
         if self.is_transformed(batch.schema.names):
             return batch
         batch = batch.filter(pa.array(self._have_key(batch.column(self.keep[0]).is_valid().to_numpy(False))))
-        assert isinstance(self.bound, BoundFeature)
+        feature = self._bound_feature.feature
         columns = {name: batch.column(name).to_pylist() for name in self.columns}
-        vectors = list_array(self._embed(columns, batch.num_rows, mode), self.bound.feature.dims)
-        kept = [batch.schema.field(name) for name in self.keep]
-        schema = pa.schema([*kept, pa.field(self.__name__, vectors.type)])
-        return pa.record_batch([*(batch.column(name) for name in self.keep), vectors], schema=schema)
+        outputs = output_arrays(feature, *self._embed(columns, batch.num_rows, mode))
+        schema = pa.schema([*(batch.schema.field(name) for name in self.keep), *output_fields(feature)])
+        return pa.record_batch([*(batch.column(name) for name in self.keep), *outputs], schema=schema)
 
     def _have_key(self, present: np.ndarray) -> np.ndarray:
         if not present.all():
@@ -149,24 +154,35 @@ class Transform:
             raise MissingColumnError(self.__name__, missing, present)
         return bool(missing)
 
-    def _embed(self, columns: Columns, rows: int, mode: Mode) -> list[np.ndarray | None]:
+    @property
+    def _bound_feature(self) -> BoundFeature:
         assert isinstance(self.bound, BoundFeature)
-        return _embed(self.bound, columns, mode) if rows else []
+        return self.bound
+
+    def _embed(self, columns: Columns, rows: int, mode: Mode) -> tuple[list[np.ndarray | None], list[str]]:
+        """Vectors and statuses of the rows."""
+        if not rows:
+            return [], []
+        embedded = _embed(self._bound_feature, columns, mode)
+        return list(embedded.values), list(embedded.statuses)
 
     def transform_columns(self, columns: Columns) -> dict[str, list[Any]]:
-        """One output column of floats, or of vectors as tuples, which Feast converts twice as fast as lists."""
+        """The output columns; vectors as tuples, which Feast converts twice as fast as lists, or as bytes."""
         bound = self.bound
-        values: list[Any]
+        result: dict[str, list[Any]] = {}
         if isinstance(bound, BoundSimilarity):
-            values = _similarities(bound, columns)
+            result[self.__name__] = _similarities(bound, columns)
         else:
-            values = [
-                None if vector is None else tuple(vector.tolist()) for vector in _embed(bound, columns, _mode(columns))
+            embedded = _embed(bound, columns, _mode(columns))
+            result[self.__name__] = [
+                tuple(value.tolist()) if isinstance(value, np.ndarray) else value
+                for value in stored_values(bound.feature, embedded.values)
             ]
-        result = {self.__name__: values}
+            if bound.feature.status:
+                result[f"{self.__name__}_status"] = list(embedded.statuses)
         if "event_timestamp" not in columns:
             # Feast's python mode looks for the prefixed name when full_feature_names=True (feast/utils.py, 0.67).
-            result[f"{self.__name__}__{self.__name__}"] = values
+            result |= {f"{self.__name__}__{name}": values for name, values in result.items()}
         return result
 
 
@@ -183,9 +199,8 @@ def source(transform: Transform) -> str:
     )
 
 
-def _embed(bound: BoundFeature, columns: Columns, mode: Mode) -> list[np.ndarray | None]:
-    values, _ = runner_for(worker_settings()).embed(bound, columns, mode)
-    return values
+def _embed(bound: BoundFeature, columns: Columns, mode: Mode) -> Embedded:
+    return runner_for(worker_settings()).embed(bound, columns, mode)
 
 
 def _mode(columns: Columns) -> Mode:
@@ -208,7 +223,7 @@ def _similarities(bound: BoundSimilarity, columns: Columns) -> list[float | None
 def _side(side: BoundFeature, owner: str, columns: Columns) -> list[np.ndarray | None]:
     """The vectors of one side, read from the columns if stored, else computed from the request."""
     if not side.stored:
-        return _embed(side, columns, _mode(columns))
+        return _embed(side, columns, _mode(columns)).values
     if side.feature.name not in columns:
         raise MissingColumnError(owner, [side.feature.name], columns)
     return [_vector(side, value) for value in columns[side.feature.name]]
@@ -217,6 +232,8 @@ def _side(side: BoundFeature, owner: str, columns: Columns) -> list[np.ndarray |
 def _vector(side: BoundFeature, value: Any) -> np.ndarray | None:
     if value is None or not hasattr(value, "__len__") or len(value) == 0:  # NaN stands for null in historical rows
         return None
+    if side.feature.storage != "list":
+        return unpack([value], side.feature.storage, side.feature.dims, owner=side.feature.name)[0]
     if len(value) != side.feature.dims:
         raise FingerprintMismatchError(
             f"A stored vector of feature {side.feature.name!r} has {len(value)} dims, expected {side.feature.dims}: "

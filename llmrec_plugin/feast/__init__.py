@@ -5,9 +5,17 @@ In a feature repo::
     from llmrec_plugin.feast import publish
 
     llm = publish(globals())
+
+In a ranker that reads with a ``FeatureStore``::
+
+    from llmrec_plugin.feast import fetch, layout_of
+
+    layout = layout_of(store, "ranker")
+    fetched = fetch(store, layout, {"item": ["i1", "i2"]})
 """
 
 from llmrec_plugin.feast.publishing import publish
+from llmrec_plugin.feast.serving import fetch, layout_of
 from llmrec_plugin.pipeline.history import history_frame
 
-__all__ = ["history_frame", "publish"]
+__all__ = ["fetch", "history_frame", "layout_of", "publish"]

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
-import yaml
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 _RAY = "llmrec_plugin.feast.ray"
 _SPARK = "llmrec_plugin.feast.spark"
@@ -20,15 +19,11 @@ _REPLACED = {
 }
 
 
-def unsuited_settings(folder: Path) -> list[str]:
-    """One sentence for each setting of the repo in `folder` that does not suit LLM features, with what to write."""
-    path = folder / "feature_store.yaml"
-    configuration = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    found = []
+def unsuited_settings(configuration: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """For each setting of a ``feature_store.yaml`` that does not suit LLM features: what comes of it, and a remedy."""
     for section, types in _REPLACED.items():
         value = configuration.get(section)
         kind = value.get("type") if isinstance(value, dict) else value
         if kind in types:
             replacement, reason = types[kind]
-            found.append(f"{section} is {kind!r}, but with LLM features {reason}. Write `type: {replacement}`.")
-    return found
+            yield f"{section} is {kind!r}, but with LLM features {reason}.", f"{section}: {{type: {replacement}, ...}}"

@@ -16,10 +16,11 @@ import pyarrow.dataset as pads
 from feast import FeatureView
 
 from llmrec_plugin.feast.training import TrainingSource
+from llmrec_plugin.pipeline.packing import output_fields
 
 
-def join_vectors(labels: pd.DataFrame, stamp: str, view: FeatureView, table: Path) -> pa.Array:
-    """The vectors that were valid at each label, in the labels' order.
+def join_outputs(labels: pd.DataFrame, stamp: str, view: FeatureView, table: Path) -> pa.Table:
+    """The vectors (and statuses, if declared) that were valid at each label, in the labels' order.
 
     Args:
         labels: n rows with the view's join keys (as its projection names them) and a timestamp.
@@ -28,8 +29,8 @@ def join_vectors(labels: pd.DataFrame, stamp: str, view: FeatureView, table: Pat
         table: The folder of its table.
 
     Returns:
-        n vectors; null where no row of the entity is at or before the label and within the view's ttl, or where
-        that row's vector is null.
+        n rows, a column per output; null where no row of the entity is at or before the label and within the view's
+        ttl, or where that row's value is null.
     """
     source = view.batch_source
     assert isinstance(source, TrainingSource)
@@ -46,8 +47,8 @@ def join_vectors(labels: pd.DataFrame, stamp: str, view: FeatureView, table: Pat
     wanted, place = np.unique(known, return_inverse=True)
     places = np.full(len(labels), -1)
     places[found >= 0] = place
-    vectors = dataset.take(wanted, columns=[source.bound.feature.name]).column(0).combine_chunks()
-    return vectors.take(pa.array(places, mask=places < 0))
+    outputs = [field.name for field in output_fields(source.bound.feature)]
+    return dataset.take(wanted, columns=outputs).take(pa.array(places, mask=places < 0))
 
 
 def _newest_rows(

@@ -44,7 +44,7 @@ from feast.utils import _convert_arrow_to_proto
 from pydantic import StrictStr
 
 from llmrec_plugin.errors import EngineError
-from llmrec_plugin.feast.joining import join_vectors
+from llmrec_plugin.feast.joining import join_outputs
 from llmrec_plugin.feast.training import TrainingSource, is_stored
 from llmrec_plugin.transform import Transform
 
@@ -172,9 +172,11 @@ class LLMRayOfflineStore(RayOfflineStore):
         for view in stored:
             source = view.batch_source
             assert isinstance(source, TrainingSource)
-            name = source.bound.feature.name
-            column = f"{view.projection.name_to_use()}__{name}" if full_feature_names else name
-            columns[column] = join_vectors(entity_df, stamp, view, source.refresh())
+            outputs = join_outputs(entity_df, stamp, view, source.refresh())
+            owner = view.projection.name_to_use()
+            asked = [ref.partition(":")[2] for ref in feature_refs if ref.startswith(f"{owner}:")]
+            for name in asked or outputs.column_names:  # not asked for: an on-demand view reads it
+                columns[f"{owner}__{name}" if full_feature_names else name] = outputs[name]
         numbered = entity_df.assign(**{_LABEL: np.arange(len(entity_df))})
         job = RayOfflineStore.get_historical_features(
             config, others, feature_refs, numbered, registry, project, **options

@@ -33,7 +33,7 @@ from feast.repo_config import RepoConfig
 from llmrec_plugin.binding import BoundFeature, from_values
 from llmrec_plugin.errors import EngineError, InputError, MissingColumnError
 from llmrec_plugin.feast.tokens import cheap_tokens
-from llmrec_plugin.pipeline.columnar import list_array
+from llmrec_plugin.pipeline.packing import output_arrays, output_fields
 from llmrec_plugin.runtime.runner import runner_for
 from llmrec_plugin.runtime.tables import Table
 from llmrec_plugin.runtime.workers import worker_settings
@@ -111,9 +111,9 @@ class TrainingSource(FileSource):
 
     def get_table_column_names_and_types(self, config: RepoConfig) -> list[tuple[str, str]]:
         """Columns of the table and their arrow types, without reading the raw file."""
-        name = self.configuration["bound"]["feature"]["name"]
         columns = [*self.configuration["keys"], self.timestamp_field, self.created_timestamp_column]
-        return [(column, "string") for column in columns if column] + [(name, "list<item: float>")]
+        outputs = output_fields(self.bound.feature)
+        return [(column, "string") for column in columns if column] + [(item.name, str(item.type)) for item in outputs]
 
     @property
     def bound(self) -> BoundFeature:
@@ -174,8 +174,8 @@ class TrainingSource(FileSource):
         missing = [name for name in names if name not in dataset.schema.names]
         if missing:
             raise MissingColumnError(bound.feature.name, missing, dataset.schema.names)
-        vector = pa.field(bound.feature.name, pa.list_(pa.float32()))
-        schema = pa.schema([*(dataset.schema.field(name) for name in self.kept), vector])
+        outputs = output_fields(bound.feature)
+        schema = pa.schema([*(dataset.schema.field(name) for name in self.kept), *outputs])
         runner = runner_for(worker_settings())
         [fragment] = [fragment for fragment in dataset.get_fragments() if fragment.path == file]
         with pq.ParquetWriter(part, schema) as writer:
@@ -184,9 +184,10 @@ class TrainingSource(FileSource):
                 if not batch.num_rows:
                     continue
                 texts = {name: batch.column(raw).to_pylist() for name, raw in columns.items()}
-                vectors, _ = runner.embed(bound, texts, "historical")
+                embedded = runner.embed(bound, texts, "historical")
+                arrays = output_arrays(bound.feature, embedded.values, embedded.statuses)
                 kept = [batch.column(name) for name in self.kept]
-                writer.write_batch(pa.record_batch([*kept, list_array(vectors, bound.feature.dims)], schema=schema))
+                writer.write_batch(pa.record_batch([*kept, *arrays], schema=schema))
 
     def _raw_path(self) -> Path:
         uri = Path(self.configuration["uri"])
@@ -215,6 +216,12 @@ def project_name(folder: Path) -> str | None:
 def is_stored(view: FeatureView) -> bool:
     """Whether historical reads of `view` are to use its training table."""
     return isinstance(view.batch_source, TrainingSource)
+
+
+def file_signature(raw: Path) -> bytes:
+    """Changes whenever the raw file (or a file of the raw folder) is written."""
+    files = sorted(path for path in raw.rglob("*") if path.is_file()) if raw.is_dir() else [raw]
+    return digest([_signature(file, raw) for file in files]).encode()
 
 
 def _signature(file: Path, raw: Path) -> str:

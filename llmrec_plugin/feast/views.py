@@ -12,7 +12,7 @@ from feast.data_format import ParquetFormat
 from feast.data_source import DataSource
 from feast.protos.feast.core.DataSource_pb2 import DataSource as DataSourceProto
 from feast.transformation.python_transformation import PythonTransformation
-from feast.types import Array, FeastType, Float32, String, from_value_type
+from feast.types import Array, Bytes, FeastType, Float32, String, from_value_type
 from feast.value_type import ValueType
 from google.protobuf.json_format import MessageToDict
 
@@ -23,6 +23,8 @@ from llmrec_plugin.feast.training import TrainingSource, project_name
 from llmrec_plugin.specs import HistoryEmbeddingFeature, Metric, TextFeature
 from llmrec_plugin.transform import Transform, source
 
+# Name of the view that a batch view reads, by which a push finds the vectors it must compute.
+SOURCE_TAG = "llmrec.source"
 # Without a ttl Feast's first incremental run reaches back one year only (feature_store.py, 0.67).
 FOREVER = timedelta(days=36_500)
 _VECTOR_METRIC: dict[Metric, str] = {"cosine": "cosine", "dot": "inner_product", "euclidean": "l2"}
@@ -86,14 +88,6 @@ def batch_view(
         },
         description=f"Vectors of every row of {raw.name}, for historical reads.",
     )
-    vector = Field(
-        name=feature.name,
-        dtype=Array(Float32),
-        description=feature.description,
-        vector_index=True,
-        vector_length=feature.dims,
-        vector_search_metric=_VECTOR_METRIC[feature.metric],
-    )
     return LLMBatchFeatureView(
         name=feature.name,
         mode="python",
@@ -101,13 +95,13 @@ def batch_view(
         sink_source=training,
         entities=[entity],
         ttl=raw.ttl or FOREVER,
-        schema=[Field(name=key, dtype=_key_type(raw, entity)), vector],
+        schema=[Field(name=key, dtype=_key_type(raw, entity)), *_output_fields(feature.name, feature, stored=True)],
         online=True,
         offline=False,  # historical reads use the training table, which holds every version of a row
         udf=transform,
         udf_string=source(transform),
         description=feature.description,
-        tags=_tags(bound) | tags,
+        tags=_tags(bound) | {SOURCE_TAG: raw.name} | tags,
     )
 
 
@@ -138,21 +132,41 @@ def request_source(feature: TextFeature, raw: FeatureView | None) -> RequestSour
 def on_demand_view(bound: BoundFeature, request: RequestSource, tags: dict[str, str]) -> OnDemandFeatureView:
     """The view that computes the vector of text sent with the request."""
     name = on_demand_name(bound.feature)
-    return _on_demand(name, bound, [request], Array(Float32), tags)
+    return _on_demand(name, bound, [request], _output_fields(name, bound.feature, stored=False), tags)
 
 
 def similarity_view(
     bound: BoundSimilarity, sources: list[FeatureView | RequestSource], tags: dict[str, str]
 ) -> OnDemandFeatureView:
     """The view that compares two vectors, each from a batch view or from the request."""
-    return _on_demand(bound.feature.name, bound, sources, Float32, tags)
+    outputs = [Field(name=bound.feature.name, dtype=Float32)]
+    return _on_demand(bound.feature.name, bound, sources, outputs, tags)
+
+
+def _output_fields(name: str, feature: TextFeature, *, stored: bool) -> list[Field]:
+    """The vector's field, with its index where Feast can have one, and the status field if declared.
+
+    Only stored fields are described: of an on-demand view's Feast 0.67 forgets the descriptions, and then refuses to
+    serve it in a feature service, which remembers them.
+    """
+    described: dict[str, Any] = {"description": feature.description} if stored else {}
+    index: dict[str, Any] = {}
+    if stored and feature.storage == "list":
+        index = {
+            "vector_index": True,
+            "vector_length": feature.dims,
+            "vector_search_metric": _VECTOR_METRIC[feature.metric],
+        }
+    fields = [Field(name=name, dtype=Array(Float32) if feature.storage == "list" else Bytes, **described, **index)]
+    if feature.status:
+        fields.append(Field(name=f"{name}_status", dtype=String))
+    return fields
 
 
 def _on_demand(
-    name: str, bound: Bound, sources: list[Any], dtype: FeastType, tags: dict[str, str]
+    name: str, bound: Bound, sources: list[Any], outputs: list[Field], tags: dict[str, str]
 ) -> OnDemandFeatureView:
     transform = Transform("on_demand", name, json.dumps({"bound": to_values(bound)}, sort_keys=True))
-    outputs = [Field(name=name, dtype=dtype, description=bound.feature.description)]
     transformation = DeclaredTransformation(udf=transform, udf_string=source(transform))  # type: ignore[arg-type]
     transformation.outputs = outputs
     return OnDemandFeatureView(

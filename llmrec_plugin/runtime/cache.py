@@ -17,7 +17,7 @@ import time
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -46,6 +46,9 @@ CREATE TABLE IF NOT EXISTS runs (
 """
 
 
+_COUNTS = ("rows", "empty", "invalid", "texts", "cached", "computed", "tokens")
+
+
 @dataclass(frozen=True, kw_only=True)
 class RunReport:
     """What one run over rows did.
@@ -54,7 +57,7 @@ class RunReport:
         started: Unix time in seconds.
         feature: Name of the feature.
         fingerprint: Its fingerprint.
-        mode: ``batch``, ``on_demand`` or ``historical``.
+        mode: ``batch``, ``on_demand``, ``historical`` or ``push``.
         rows: Rows given.
         empty: Rows without text.
         invalid: Rows that could not be read (they give null).
@@ -77,6 +80,16 @@ class RunReport:
     computed: int
     tokens: int
     seconds: float
+
+    @classmethod
+    def begin(cls, feature: str, fingerprint: str, mode: str) -> RunReport:
+        """The report of a run that begins now."""
+        counts = dict.fromkeys(_COUNTS, 0)
+        return cls(started=time.time(), feature=feature, fingerprint=fingerprint, mode=mode, seconds=0.0, **counts)
+
+    def plus(self, part: RunReport) -> RunReport:
+        """This report with the counts of a part of its run added."""
+        return replace(self, **{name: getattr(self, name) + getattr(part, name) for name in (*_COUNTS, "seconds")})
 
     def __str__(self) -> str:
         notes = "".join(
@@ -128,6 +141,18 @@ class VectorCache:
                 with connection:
                     connection.execute("BEGIN IMMEDIATE")
                     connection.executemany("UPDATE entries SET used = ? WHERE key = ?", [(now, key) for key in stale])
+        return found
+
+    def known(self, fingerprint: str, texts: Sequence[str]) -> set[str]:
+        """Those `texts` that have a cached vector; no vector is read, and none counts as used."""
+        by_key = {_key(fingerprint, text): text for text in texts}
+        found: set[str] = set()
+        with self._guard("read"), self._connect() as connection:
+            keys = list(by_key)
+            for start in range(0, len(keys), _KEYS_PER_QUERY):
+                some = keys[start : start + _KEYS_PER_QUERY]
+                query = f"SELECT key FROM entries WHERE key IN ({','.join('?' * len(some))})"  # noqa: S608 - only "?"
+                found |= {by_key[key] for (key,) in connection.execute(query, some)}
         return found
 
     def put_many(self, fingerprint: str, vectors: Mapping[str, np.ndarray]) -> None:

@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -24,10 +24,28 @@ from llmrec_plugin.settings import Settings
 
 logger = logging.getLogger(__name__)
 
-Mode = Literal["batch", "on_demand", "historical"]
+Mode = Literal["batch", "on_demand", "historical", "push"]
+_REQUESTS: tuple[Mode, ...] = ("on_demand", "push")  # few rows and somebody waits: no progress bar, no report kept
+Status = Literal["ok", "empty", "invalid", "fallback"]
 
 TEXTS_PER_CHUNK = 1024
 """Texts encoded between two writes to the cache: at most this much work is lost when a process dies."""
+
+
+class Embedded(NamedTuple):
+    """The values of n rows, in their order.
+
+    Attributes:
+        values: Per row a (dims,) float32 vector or None.
+        statuses: Per row why its value is what it is.
+        report: What computing them took.
+        invalid: Row number -> why the row could not be read.
+    """
+
+    values: list[np.ndarray | None]
+    statuses: list[Status]
+    report: RunReport
+    invalid: dict[int, str]
 
 
 class Runner:
@@ -45,19 +63,17 @@ class Runner:
         self._lock = threading.Lock()
 
     def embed(
-        self, bound: BoundFeature, columns: Mapping[str, Sequence[Any]], mode: Mode
-    ) -> tuple[list[np.ndarray | None], RunReport]:
-        """The vectors of n rows, in their order, and what computing them took.
+        self, bound: BoundFeature, columns: Mapping[str, Sequence[Any]], mode: Mode, *, quiet: bool = False
+    ) -> Embedded:
+        """The vectors of n rows.
 
         A row's vector depends on that row alone. A row that cannot be read gives None and is counted.
 
         Args:
             bound: The feature and its artifact.
             columns: The rows by column.
-            mode: For the report, the progress bar (none on demand) and the threads' placement.
-
-        Returns:
-            Per row a (dims,) float32 vector or None, and the report.
+            mode: For the report, the progress bar (none on demand and for pushes) and the threads' placement.
+            quiet: Show and record nothing; the rows are a part of a run that the caller reports.
 
         Raises:
             MissingColumnError: A declared column is not there.
@@ -70,18 +86,22 @@ class Runner:
         vectors = self.cache.get_many(bound.encoding_fingerprint, texts) if texts else {}
         cached = len(vectors)
         missing = [text for text in texts if text not in vectors]
-        tokens = self._encode(bound, missing, vectors, mode) if missing else 0
+        tokens = self._encode(bound, missing, vectors, mode, quiet=quiet) if missing else 0
 
         empty = None if feature.on_empty == "null" else np.zeros(feature.dims, dtype=np.float32)
         values: list[np.ndarray | None] = []
+        statuses: list[Status] = []
         invalid = dict(assembled.invalid)
         for number, row in enumerate(assembled.rows):
             if not row:
                 values.append(None if number in invalid else empty)
+                statuses.append("invalid" if number in invalid else "empty")
             elif all(text in vectors for text in row):
                 values.append(combine(feature, [vectors[text] for text in row]))
+                statuses.append("ok")
             else:
                 values.append(None)
+                statuses.append("invalid")
                 invalid[number] = "the model gave a vector that is not finite"
         report = RunReport(
             started=started,
@@ -97,16 +117,31 @@ class Runner:
             tokens=tokens,
             seconds=time.perf_counter() - clock,
         )
-        self._tell(report, invalid, mode)
-        return values, report
+        if not quiet:
+            self._warn(report, invalid)
+            self.record(report)
+        return Embedded(values, statuses, report, invalid)
 
-    def _encode(self, bound: BoundFeature, texts: list[str], vectors: dict[str, np.ndarray], mode: Mode) -> int:
+    def record(self, report: RunReport) -> None:
+        """Keeps the report of a finished run and, where progress is shown, prints it."""
+        if report.mode in _REQUESTS:
+            logger.debug("%s", report)
+            return
+        self.cache.record(report)
+        if self._settings.progress:
+            print(report, file=sys.stderr)
+
+    def _encode(
+        self, bound: BoundFeature, texts: list[str], vectors: dict[str, np.ndarray], mode: Mode, *, quiet: bool
+    ) -> int:
         """Adds the vectors of `texts`, where finite, to `vectors` and to the cache; returns the tokens read."""
         feature = bound.feature
-        encoder = self._encoder(bound, "online" if mode == "on_demand" else "batch")
+        encoder = self.encoder(bound, "online" if mode in _REQUESTS else "batch")
         normalized = encoder.artifact.manifest.normalize
         tokens = 0
-        for chunk in self._progress(_chunks(texts, TEXTS_PER_CHUNK), len(texts), feature.name, mode):
+        chunks = _chunks(texts, TEXTS_PER_CHUNK)
+        show = self._settings.progress and mode not in _REQUESTS and not quiet
+        for chunk in _with_bar(chunks, len(texts), feature.name) if show else chunks:
             raw, count = encoder.encode([feature.prefix + text for text in chunk], max_tokens=feature.max_tokens)
             finished = finish(feature, raw, already_normalized=normalized)
             finite = np.isfinite(finished).all(axis=1)
@@ -116,7 +151,12 @@ class Runner:
             tokens += count
         return tokens
 
-    def _encoder(self, bound: BoundFeature, profile: Profile) -> Encoder:
+    def encoder(self, bound: BoundFeature, profile: Profile) -> Encoder:
+        """The encoder of a feature, loaded when it is first asked for.
+
+        Raises:
+            ArtifactError: The model is missing, damaged, or not what the feature declares.
+        """
         key = (bound.artifact_id, profile)
         with self._lock:
             if key in self._encoders:
@@ -127,30 +167,13 @@ class Runner:
                 self._encoders[key] = Encoder(artifact, self._settings, profile)
             return self._encoders[key]
 
-    def _progress(self, chunks: Iterable[list[str]], total: int, name: str, mode: Mode) -> Iterable[list[str]]:
-        if mode == "on_demand" or not self._settings.progress:
-            yield from chunks
-            return
-        from tqdm import tqdm  # not needed on the request path
-
-        with tqdm(total=total, desc=name, unit="text", file=sys.stderr) as bar:
-            for chunk in chunks:
-                yield chunk
-                bar.update(len(chunk))
-
-    def _tell(self, report: RunReport, invalid: dict[int, str], mode: Mode) -> None:
+    def _warn(self, report: RunReport, invalid: dict[int, str]) -> None:
         if invalid:
             row, reason = next(iter(invalid.items()))
             logger.warning(
                 "%s: %d of %d rows could not be read and are null; the first is row %d: %s",
                 report.feature, len(invalid), report.rows, row, reason,
             )  # fmt: skip
-        if mode == "on_demand":
-            logger.debug("%s", report)
-            return
-        self.cache.record(report)
-        if self._settings.progress:
-            print(report, file=sys.stderr)
 
 
 @functools.lru_cache(maxsize=8)
@@ -167,3 +190,12 @@ if hasattr(os, "register_at_fork"):  # not on Windows, which does not fork
 def _chunks(texts: list[str], size: int) -> Iterable[list[str]]:
     for start in range(0, len(texts), size):
         yield texts[start : start + size]
+
+
+def _with_bar(chunks: Iterable[list[str]], total: int, name: str) -> Iterable[list[str]]:
+    from tqdm import tqdm  # not needed on the request path
+
+    with tqdm(total=total, desc=name, unit="text", file=sys.stderr) as bar:
+        for chunk in chunks:
+            yield chunk
+            bar.update(len(chunk))

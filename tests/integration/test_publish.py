@@ -183,7 +183,7 @@ def test_settings_that_lose_or_repeat_work_are_named(new_repo: Callable[..., Rep
     path.write_text(suited + "batch_engine: ray.engine\noffline_store: {type: ray, storage_path: data/ray}\n")
     engine, store = repo.call("steps:publish_features", path=features)["log"]
     assert "batch_engine is 'ray.engine'" in engine
-    assert "type: llmrec_plugin.feast.ray.LLMRayComputeEngine" in engine
+    assert "batch_engine: {type: llmrec_plugin.feast.ray.LLMRayComputeEngine, ...}" in engine
     assert "offline_store is 'ray'" in store
     path.write_text(suited + "batch_engine: {type: spark.engine}\noffline_store: {type: spark}\n")
     [store] = repo.call("steps:publish_features", path=features)["log"]

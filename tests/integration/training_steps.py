@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from dask.tokenize import tokenize
 from steps import open_store, plain
 
-from llmrec_plugin.feast.joining import join_vectors
+from llmrec_plugin.feast.joining import join_outputs
 from llmrec_plugin.feast.tokens import cheap_tokens
 
 
@@ -48,7 +48,7 @@ def compare_join(view: str, raw: str, seed: int, labels: int) -> list[list[Any]]
     times = [*rows["event_timestamp"], rows["event_timestamp"].min() - pd.Timedelta("1s")]
     stamps = [times[rng.integers(len(times))] + pd.Timedelta(int(rng.integers(-1, 2)), "us") for _ in range(labels)]
     frame = pd.DataFrame({"item": rng.choice(np.array(keys, dtype=object), labels), "at": stamps})
-    joined = join_vectors(frame, "at", stored, stored.batch_source.refresh()).to_pylist()
+    joined = join_outputs(frame, "at", stored, stored.batch_source.refresh())[view].to_pylist()
     found = []
     for key, at in zip(frame["item"], frame["at"], strict=True):
         valid = rows[

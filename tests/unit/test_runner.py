@@ -22,7 +22,8 @@ TITLES = [f"{a} {b} {c}" for a in WORDS[:7] for b in WORDS[7:14] for c in WORDS[
 
 def embed(runner, feature, rows, mode="batch", column="title"):
     bound = feature if isinstance(feature, BoundFeature) else bind(feature, runner.store)
-    return runner.embed(bound, {column: rows}, mode)
+    embedded = runner.embed(bound, {column: rows}, mode)
+    return embedded.values, embedded.report
 
 
 def check_same(got, expected):
@@ -362,7 +363,7 @@ ours = settings(Path(sys.argv[1]), artifact_folders=(Path(sys.argv[2]),))
 bound = bind(embedding(), runner_for(ours).store)
 def work(*titles):
     for mode in ("on_demand", "batch"):
-        values, report = runner_for(ours).embed(bound, {"title": [f"{title} {mode}" for title in titles]}, mode)
+        values, _, report, _ = runner_for(ours).embed(bound, {"title": [f"{title} {mode}" for title in titles]}, mode)
         assert report.computed == len(titles), report
         assert all(np.isfinite(value).all() for value in values)
 work("red", "blue")

@@ -184,6 +184,10 @@ ENCODED_STRATEGY = {
     "reduction": st.sampled_from([None, "prefix"]),
     "on_empty": st.sampled_from(["null", "zeros"]),
     "max_chars": st.integers(1),
+    "storage": st.sampled_from(["list", "float32", "float16", "int8"]),
+    "status": st.booleans(),
+    "deadline_ms": st.none() | st.integers(1),
+    "on_deadline": st.sampled_from(["null", "zeros"]),
     "description": st.text(),
 }
 LITERAL = st.text().map(lambda text: text.replace("{", "{{").replace("}", "}}"))
@@ -235,7 +239,15 @@ def test_a_spec_with_other_fields_asks_for_apply(change):
 
 # --- fingerprints
 
-LABELS = {"name": "other_name", "entity": "other", "description": "other", "model": "other"}
+LABELS = {
+    "name": "other_name",
+    "entity": "other",
+    "description": "other",
+    "model": "other",
+    "status": True,
+    "deadline_ms": 50,
+    "on_deadline": "zeros",
+}
 NUMERIC = {
     "pooling": "cls",
     "normalize": False,
@@ -246,6 +258,7 @@ NUMERIC = {
     "reduction": "prefix",
     "on_empty": "zeros",
     "max_chars": 19_999,
+    "storage": "int8",
 }
 CASES = [
     (embedding, {**NUMERIC, "text": "{title}."}),
