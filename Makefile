@@ -6,7 +6,7 @@ BIN := $(abspath $(VENV))/bin
 export LLMREC_HOME ?= $(abspath .llmrec)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo retrieval test test-unit services lint fix clean
+.PHONY: help demo retrieval test test-engines test-unit services lint fix clean
 
 help:  ## Lists the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -31,6 +31,10 @@ services:  ## Fetches Redis and PostgreSQL with pgvector for the tests, from Deb
 
 test-unit: $(VENV)/.installed  ## The tests that do not start Feast
 	$(BIN)/python -m pytest tests/unit
+
+test-engines: $(VENV)/.installed  ## The tests on Ray and Spark (needs Java 17): 600 MB of packages, then minutes
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[engines]"
+	$(BIN)/python -m pytest -m engines --durations=0
 
 lint: $(VENV)/.installed  ## Formatting, lint, types and the direction of imports
 	$(BIN)/ruff format --check .

@@ -21,6 +21,7 @@ inherits the builtin it refines, so callers may catch either::
     ├── SourceError (RuntimeError)             weights or tokenizer cannot be found or exported
     ├── ParityError (RuntimeError)             the exported graph differs from PyTorch
     ├── ProviderError (RuntimeError)           the device asked for cannot be used
+    ├── EngineError (RuntimeError)             a compute engine or offline store that would lose or repeat work
     ├── LedgerError (RuntimeError)             the record of written rows cannot be used
     ├── MissingExtraError (ImportError)        an optional dependency is not installed
     └── SettingsError (ValueError)             an environment variable holds no value of its setting
@@ -125,6 +126,10 @@ class ParityError(LLMRecError, RuntimeError):
 
 class ProviderError(LLMRecError, RuntimeError):
     """The execution provider asked for is not usable on this machine."""
+
+
+class EngineError(LLMRecError, RuntimeError):
+    """Feast was configured with an engine or an offline store that would lose vectors or compute them again."""
 
 
 class LedgerError(LLMRecError, RuntimeError):

@@ -22,8 +22,9 @@ class Settings:
     Attributes:
         artifact_folders: Folders searched for exported models, in order; the first is written to
             (``LLMREC_ARTIFACTS``, separated like PATH; default ``$LLMREC_HOME/artifacts``).
-        cache_folder: Folder of the value cache and of training tables
-            (``LLMREC_CACHE``; default ``$LLMREC_HOME/cache``).
+        cache_folder: Folder of the value cache, on a local disk (``LLMREC_CACHE``; default ``$LLMREC_HOME/cache``).
+        training_folder: Folder of the training tables, seen by every machine that reads them
+            (``LLMREC_TRAINING``; default ``$LLMREC_CACHE/training``).
         cache_max_bytes: Bound of the value cache in bytes of stored values (``LLMREC_CACHE_MAX_BYTES``; default 8 GiB).
         device: ``cuda`` must be usable, ``cpu`` never looks for a GPU, ``auto`` takes CUDA where it
             works (``LLMREC_DEVICE``; default ``auto``).
@@ -34,6 +35,7 @@ class Settings:
 
     artifact_folders: tuple[Path, ...]
     cache_folder: Path
+    training_folder: Path
     cache_max_bytes: int
     device: Device
     threads: int
@@ -56,9 +58,11 @@ def load_settings(environ: dict[str, str] | None = None) -> Settings:
     progress = env.get("LLMREC_PROGRESS") or "1"
     if progress not in ("0", "1"):
         raise SettingsError(f"LLMREC_PROGRESS must be 1 or 0, got {progress!r}.")
+    cache_folder = Path(env.get("LLMREC_CACHE") or home / "cache").expanduser().absolute()
     return Settings(
         artifact_folders=tuple(folders) or (home / "artifacts",),
-        cache_folder=Path(env.get("LLMREC_CACHE") or home / "cache").expanduser().absolute(),
+        cache_folder=cache_folder,
+        training_folder=Path(env.get("LLMREC_TRAINING") or cache_folder / "training").expanduser().absolute(),
         cache_max_bytes=_positive(env, "LLMREC_CACHE_MAX_BYTES", 8 * 2**30),
         device=cast(Device, device),
         threads=_positive(

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import functools
 import json
+import logging
 import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
@@ -21,14 +22,17 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from llmrec_plugin.binding import Bound, BoundFeature, BoundSimilarity, from_values
-from llmrec_plugin.errors import FingerprintMismatchError, MissingColumnError
-from llmrec_plugin.pipeline.packing import stored_values, unpack
+from llmrec_plugin.errors import EngineError, FingerprintMismatchError, MissingColumnError
+from llmrec_plugin.pipeline.packing import output_arrays, output_fields, stored_values, unpack
 from llmrec_plugin.pipeline.postprocess import similarity
 from llmrec_plugin.runtime.runner import Embedded, Mode, runner_for
-from llmrec_plugin.settings import load_settings
+from llmrec_plugin.runtime.workers import in_ray_worker, worker_settings
 
 if TYPE_CHECKING:
     import pandas as pd
+    import pyarrow as pa
+
+logger = logging.getLogger(__name__)
 
 View = Literal["batch", "on_demand"]
 Columns = Mapping[str, Sequence[Any]]
@@ -38,7 +42,7 @@ class Transform:
     """The callable behind one Feast view.
 
     Args:
-        view: ``batch`` maps a DataFrame to a DataFrame, ``on_demand`` a dict of columns to one.
+        view: ``batch`` maps a DataFrame of pandas or Spark to one, ``on_demand`` a dict of columns to one.
         output: Name of the view and of the column that comes out.
         payload: JSON: ``bound``, the bound declaration, and for a batch view ``keep``, the names of the
             key and timestamp columns.
@@ -62,27 +66,105 @@ class Transform:
         """The declaration; decoded at first use, so that a registry of a newer version can be listed."""
         return from_values(self._values["bound"])
 
-    def __call__(self, rows: pd.DataFrame | Columns) -> Any:
-        return self.transform_frame(rows) if self.view == "batch" else self.transform_columns(rows)  # type: ignore[arg-type]
+    @property
+    def keep(self) -> list[str]:
+        """Names of the key and timestamp columns that a batch view passes on."""
+        return self._values["keep"]
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Names of the columns that a batch view reads."""
+        return self._bound_feature.feature.columns
+
+    @property
+    def output_fields(self) -> list[pa.Field]:
+        """What a batch view adds to the columns that it passes on."""
+        return output_fields(self._bound_feature.feature)
+
+    def __call__(self, rows: Any) -> Any:
+        if self.view == "on_demand":
+            return self.transform_columns(rows)
+        if type(rows).__module__.startswith("pyspark."):
+            from llmrec_plugin.spark import transform_spark  # pyspark is there only where Spark calls
+
+            return transform_spark(self, rows)
+        if in_ray_worker():
+            raise EngineError(
+                f"{self.__name__!r} is run by Feast's own Ray engine or Ray offline store. That engine loses vectors "
+                "without an error, and that store runs the model at every retrieval. Set batch_engine.type to "
+                "llmrec_plugin.feast.ray.LLMRayComputeEngine and offline_store.type to "
+                "llmrec_plugin.feast.ray.LLMRayOfflineStore in feature_store.yaml."
+            )
+        return self.transform_frame(rows)
 
     def transform_frame(self, frame: pd.DataFrame, mode: Mode = "batch") -> pd.DataFrame:
-        """Key and timestamp columns of `frame` and the vectors, row by row; no model is loaded for no rows."""
-        bound = self.bound
-        assert isinstance(bound, BoundFeature)
-        keep = self._values["keep"]
-        missing = [name for name in (*keep, *bound.feature.columns) if name not in frame.columns]
-        if missing:
-            raise MissingColumnError(self.__name__, missing, frame.columns)
-        result = frame[keep].reset_index(drop=True)
-        values: list[Any] = []
-        statuses: list[Any] = []
-        if len(frame):
-            embedded = _embed(bound, {name: frame[name].tolist() for name in bound.feature.columns}, mode)
-            values, statuses = stored_values(bound.feature, embedded.values), list(embedded.statuses)
-        result[bound.feature.name] = values
-        if bound.feature.status:
-            result[bound.feature.status_name] = statuses
+        """Key and timestamp columns of `frame` and the vectors, row by row; no model is loaded for no rows.
+
+        Rows without a key are left out, since no store can hold them. A frame that was transformed already comes
+        back as it is.
+        """
+        if self.is_transformed(frame.columns):
+            return frame
+        frame = frame[self._have_key(frame[self.keep[0]].notna().to_numpy())]
+        feature = self._bound_feature.feature
+        values, statuses = self._embed({name: frame[name].tolist() for name in self.columns}, len(frame), mode)
+        result = frame[self.keep].reset_index(drop=True)
+        result[feature.name] = stored_values(feature, values)
+        if feature.status:
+            result[feature.status_name] = statuses
         return result
+
+    def transform_batch(self, batch: pa.RecordBatch, mode: Mode = "batch") -> pa.RecordBatch:
+        """The same for an arrow batch."""
+        import pyarrow as pa  # takes a while to import, and nothing on the request path needs it
+
+        if self.is_transformed(batch.schema.names):
+            return batch
+        batch = batch.filter(pa.array(self._have_key(batch.column(self.keep[0]).is_valid().to_numpy(False))))
+        feature = self._bound_feature.feature
+        columns = {name: batch.column(name).to_pylist() for name in self.columns}
+        outputs = output_arrays(feature, *self._embed(columns, batch.num_rows, mode))
+        schema = pa.schema([*(batch.schema.field(name) for name in self.keep), *output_fields(feature)])
+        return pa.record_batch([*(batch.column(name) for name in self.keep), *outputs], schema=schema)
+
+    def _have_key(self, present: np.ndarray) -> np.ndarray:
+        if not present.all():
+            count = np.count_nonzero(~present)
+            logger.warning(
+                "%s: %d of %d rows have no %s and are left out.", self.__name__, count, len(present), self.keep[0]
+            )
+        return present
+
+    def transform_table(self, table: pa.Table) -> pa.Table:
+        """The same for an arrow table; without rows it has no columns, either."""
+        import pyarrow as pa
+
+        batches = [self.transform_batch(batch) for batch in table.combine_chunks().to_batches()]
+        return pa.Table.from_batches(batches) if batches else pa.table({})
+
+    def is_transformed(self, names: Sequence[str]) -> bool:
+        """Whether columns of these `names` hold the output instead of the input.
+
+        Raises:
+            MissingColumnError: They hold neither.
+        """
+        present = set(names)
+        missing = [name for name in (*self.keep, *self.columns) if name not in present]
+        if missing and self.__name__ not in present:
+            raise MissingColumnError(self.__name__, missing, present)
+        return bool(missing)
+
+    @property
+    def _bound_feature(self) -> BoundFeature:
+        assert isinstance(self.bound, BoundFeature)
+        return self.bound
+
+    def _embed(self, columns: Columns, rows: int, mode: Mode) -> tuple[list[np.ndarray | None], list[str]]:
+        """Vectors and statuses of the rows."""
+        if not rows:
+            return [], []
+        embedded = _embed(self._bound_feature, columns, mode)
+        return list(embedded.values), list(embedded.statuses)
 
     def transform_columns(self, columns: Columns) -> dict[str, list[Any]]:
         """The output columns; vectors as tuples, which Feast converts twice as fast as lists, or as bytes."""
@@ -118,7 +200,7 @@ def source(transform: Transform) -> str:
 
 
 def _embed(bound: BoundFeature, columns: Columns, mode: Mode) -> Embedded:
-    return runner_for(load_settings()).embed(bound, columns, mode)
+    return runner_for(worker_settings()).embed(bound, columns, mode)
 
 
 def _mode(columns: Columns) -> Mode:

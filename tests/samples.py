@@ -87,6 +87,7 @@ def settings(folder: Path, **changes: Any) -> Settings:
         **{
             "artifact_folders": (folder / "artifacts",),
             "cache_folder": folder / "cache",
+            "training_folder": folder / "cache" / "training",
             "cache_max_bytes": 2**20,
             "device": "cpu",
             "threads": 2,

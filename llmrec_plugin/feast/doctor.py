@@ -18,10 +18,12 @@ import feast
 import yaml
 from feast import FeatureStore, FeatureView, FileSource
 from feast.feature_view import FeatureViewState
+from feast.repo_config import BATCH_ENGINE_CLASS_FOR_TYPE
 
 from llmrec_plugin.artifacts import ArtifactStore
 from llmrec_plugin.binding import BoundFeature
 from llmrec_plugin.errors import ArtifactError, FingerprintMismatchError, InputError
+from llmrec_plugin.feast.compatibility import unsuited_settings
 from llmrec_plugin.feast.engine import LLMComputeEngine
 from llmrec_plugin.feast.jobs import is_ours
 from llmrec_plugin.feast.patches import TESTED_FEAST
@@ -102,6 +104,10 @@ class _Subject:
 
     @property
     def uses_our_engine(self) -> bool:
+        if self.engine_type.startswith("llmrec_plugin.feast."):
+            return True
+        if self.engine_type in BATCH_ENGINE_CLASS_FOR_TYPE:  # to make one may start a cluster
+            return False
         return isinstance(self.store._get_provider().batch_engine, LLMComputeEngine)
 
 
@@ -175,6 +181,11 @@ def compute_engine(subject: _Subject) -> _Found:
             "memory grows with the table.",
             f"batch_engine: {{type: {LLMComputeEngine.__module__}.{LLMComputeEngine.__name__}}}",
         )
+
+
+def engines_and_stores(subject: _Subject) -> _Found:
+    for found, fix in unsuited_settings(subject.configuration):
+        yield "error", found, fix
 
 
 def newest_rows_only(subject: _Subject) -> _Found:
@@ -318,6 +329,7 @@ _CHECKS: tuple[Callable[[_Subject], _Found], ...] = (
     reads_while_materializing,
     registry_file,
     compute_engine,
+    engines_and_stores,
     newest_rows_only,
     whole_tables,
     async_reads,

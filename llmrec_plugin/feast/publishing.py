@@ -7,12 +7,14 @@ from collections.abc import Iterable, Mapping, MutableMapping
 from pathlib import Path
 from typing import Any, TypeAlias
 
+import yaml
 from feast import Entity, FeatureView, OnDemandFeatureView, RequestSource
 from feast.types import Array, PrimitiveFeastType
 
 from llmrec_plugin.artifacts import ArtifactStore
 from llmrec_plugin.binding import BoundFeature, BoundSimilarity, bind
 from llmrec_plugin.errors import ArtifactError, ColumnTypeError, DeclarationError, NameCollisionError, UnknownNameError
+from llmrec_plugin.feast.compatibility import unsuited_settings
 from llmrec_plugin.feast.patches import LLMBatchFeatureView, apply_patches
 from llmrec_plugin.feast.views import batch_view, on_demand_name, on_demand_view, request_source, similarity_view
 from llmrec_plugin.manager import load_catalogue
@@ -86,6 +88,7 @@ class _Publication:
         settings = load_settings()
         self._store = ArtifactStore(settings.artifact_folders)
         self._root = _repo_root(namespace)
+        _warn_of_settings(Path(self._root))
         self._entities = {item.name: item for item in namespace.values() if isinstance(item, Entity)}
         self._raw = {item.name: item for item in namespace.values() if _is_raw_view(item)}
         self._sources = sources
@@ -210,6 +213,13 @@ def _declared(namespace: Mapping[str, Any], disabled: Iterable[str]) -> dict[str
             )
         features[feature.name] = Registered(feature, here)
     return features
+
+
+def _warn_of_settings(root: Path) -> None:
+    path = root / "feature_store.yaml"
+    configuration = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    for found, remedy in unsuited_settings(configuration):
+        logger.warning("%s: %s Write: %s", path.name, found, remedy)
 
 
 def _is_raw_view(item: object) -> bool:

@@ -7,8 +7,11 @@ source, under the raw row's own timestamps, so the offline store's point-in-time
 
 It is an ordinary `FileSource` to Feast (registered by its dotted path, Feast's way for custom sources),
 so the offline stores that read files can join it. They call `resolve_credentials` right before they
-read; there the table is written if the raw file changed. Vectors come from the value cache, so rows that
-were materialized, or read before, cost no inference.
+read; there the parts of the table whose raw files changed are written. Vectors come from the value cache,
+so rows that were materialized, or read before, cost no inference.
+
+Feast's stores for Ray and Spark run the transformation over the whole source instead; ours
+(`llmrec_plugin.feast.ray`, `llmrec_plugin.feast.spark`) read the same table.
 """
 
 from __future__ import annotations
@@ -16,7 +19,7 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.dataset as pads
@@ -26,26 +29,31 @@ from feast import FileSource
 from feast.data_format import ParquetFormat
 from feast.protos.feast.core.DataSource_pb2 import DataSource as DataSourceProto
 from feast.repo_config import RepoConfig
-from filelock import FileLock
 
 from llmrec_plugin.binding import BoundFeature, from_values
-from llmrec_plugin.errors import InputError, MissingColumnError
-from llmrec_plugin.pipeline.packing import value_array, value_type
+from llmrec_plugin.errors import EngineError, InputError, MissingColumnError
+from llmrec_plugin.feast.tokens import cheap_tokens
+from llmrec_plugin.pipeline.packing import output_arrays, output_fields
 from llmrec_plugin.runtime.runner import runner_for
+from llmrec_plugin.runtime.tables import Table
+from llmrec_plugin.runtime.workers import worker_settings
 from llmrec_plugin.settings import load_settings
-from llmrec_plugin.specs import TextFeature, digest
+from llmrec_plugin.specs import digest
+
+if TYPE_CHECKING:
+    from feast import FeatureView
 
 ROWS_PER_CHUNK = 65_536
-_SIGNATURE = b"llmrec.source"
 
 
 class TrainingSource(FileSource):
     """The vectors of every row of a raw file, for historical reads.
 
     Args:
-        configuration: ``bound``, the bound declaration; ``uri``, the raw parquet file or folder;
-            ``root``, the feature repo that a relative uri starts from, and ``project``, its name;
-            ``keys``; ``timestamp``; ``created`` (maybe empty); ``field_mapping`` of the raw source.
+        configuration: ``bound``, the bound declaration; what the raw rows are: ``uri``, a parquet file or folder,
+            or ``spark``, the options of a SparkSource; ``root``, the feature repo that a relative uri starts from,
+            and ``project``, its name; ``keys``; ``timestamp``; ``created`` (maybe empty); ``field_mapping`` of the
+            raw source.
         kwargs: Name, description, tags and owner, as of every Feast source.
     """
 
@@ -104,69 +112,82 @@ class TrainingSource(FileSource):
     def get_table_column_names_and_types(self, config: RepoConfig) -> list[tuple[str, str]]:
         """Columns of the table and their arrow types, without reading the raw file."""
         columns = [*self.configuration["keys"], self.timestamp_field, self.created_timestamp_column]
-        outputs = _output_fields(self._bound().feature)
+        outputs = output_fields(self.bound.feature)
         return [(column, "string") for column in columns if column] + [(item.name, str(item.type)) for item in outputs]
 
-    def resolve_credentials(self) -> dict[str, str] | None:
-        """Called by the offline stores right before they read `path`: writes the table if it is out of date."""
-        self.file_options.uri = str(self.refresh())
-        return super().resolve_credentials()
-
-    def refresh(self) -> Path:
-        """The parquet file with one vector per raw row, written anew if the raw file changed.
-
-        Raises:
-            InputError: The raw file is not there.
-            MissingColumnError: It lacks a column.
-        """
-        bound = self._bound()
-        settings = load_settings()
-        raw = self._raw_path()
-        table = (
-            settings.cache_folder
-            / "training"
-            / f"{bound.feature.name}-{bound.fingerprint[:16]}-{digest([self.configuration, str(raw)])[:8]}.parquet"
-        )
-        table.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        with FileLock(f"{table}.lock"):
-            signature = file_signature(raw)
-            if not table.is_file() or pq.read_schema(table).metadata.get(_SIGNATURE) != signature:
-                temporary = table.with_suffix(f".{os.getpid()}")
-                try:
-                    self._write(bound, raw, temporary, signature)
-                    os.replace(temporary, table)
-                finally:
-                    temporary.unlink(missing_ok=True)
-        return table
-
-    def _write(self, bound: BoundFeature, raw: Path, target: Path, signature: bytes) -> None:
-        raw_name = {renamed: name for name, renamed in self.field_mapping.items()}
-        keep = [*self.configuration["keys"], self.timestamp_field, self.created_timestamp_column]
-        names = list(dict.fromkeys(raw_name.get(name, name) for name in (*keep, *bound.feature.columns) if name))
-        dataset = pads.dataset(raw, format="parquet")
-        missing = [name for name in names if name not in dataset.schema.names]
-        if missing:
-            raise MissingColumnError(bound.feature.name, missing, dataset.schema.names)
-        schema = pa.schema(
-            [dataset.schema.field(raw_name.get(name, name)) for name in keep if name] + _output_fields(bound.feature),
-            metadata={_SIGNATURE: signature},
-        )
-        runner = runner_for(load_settings())
-        with pq.ParquetWriter(target, schema) as writer:
-            for batch in dataset.to_batches(columns=names, batch_size=ROWS_PER_CHUNK):
-                if not batch.num_rows:
-                    continue
-                columns = {name: batch.column(raw_name.get(name, name)).to_pylist() for name in bound.feature.columns}
-                embedded = runner.embed(bound, columns, "historical")
-                outputs = [value_array(bound.feature, embedded.values), pa.array(embedded.statuses, pa.string())]
-                outputs = outputs[: 1 + bound.feature.status]
-                kept = [batch.column(name) for name in schema.names[: -len(outputs)]]
-                writer.write_batch(pa.record_batch([*kept, *outputs], schema=schema))
-
-    def _bound(self) -> BoundFeature:
+    @property
+    def bound(self) -> BoundFeature:
+        """The feature whose vectors these are."""
         bound = from_values(self.configuration["bound"])
         assert isinstance(bound, BoundFeature)
         return bound
+
+    @property
+    def kept(self) -> list[str]:
+        """Names of the key and timestamp columns, as the raw source has them."""
+        keep = [*self.configuration["keys"], self.timestamp_field, self.created_timestamp_column]
+        return [self.raw_name(name) for name in keep if name]
+
+    def raw_name(self, name: str) -> str:
+        """The raw source's name of a column."""
+        return {renamed: raw for raw, renamed in self.field_mapping.items()}.get(name, name)
+
+    def resolve_credentials(self) -> dict[str, str] | None:
+        """Called by the offline stores right before they read `path`: brings the table up to date."""
+        self.file_options.uri = str(self.refresh() / "*.parquet")
+        cheap_tokens()
+        return super().resolve_credentials()
+
+    def refresh(self) -> Path:
+        """The folder of parquet files with one vector per raw row; parts whose raw file changed are written anew.
+
+        Raises:
+            EngineError: The raw rows are Spark's, which only `llmrec_plugin.feast.spark` reads.
+            InputError: The raw file is not there.
+            MissingColumnError: It lacks a column.
+        """
+        if "uri" not in self.configuration:
+            raise EngineError(
+                f"The raw rows of feature {self.bound.feature.name!r} are read by Spark. Set offline_store.type to "
+                "llmrec_plugin.feast.spark.LLMSparkOfflineStore in feature_store.yaml."
+            )
+        raw = self._raw_path()
+        # Folders named key=value are columns, as for those who read the raw source.
+        dataset = pads.dataset(raw, format="parquet", partitioning="hive")
+        signatures = {file: _signature(Path(file), raw) for file in sorted(dataset.files)}
+        return self.table(str(raw)).up_to_date(
+            digest(sorted(signatures.values()))[:16],
+            lambda: signatures,
+            lambda file, part: self._write(dataset, file, part),
+        )
+
+    def table(self, raw: str) -> Table:
+        """The table of the vectors of the raw rows that `raw` describes."""
+        bound = self.bound
+        name = f"{bound.feature.name}-{bound.fingerprint[:16]}-{digest([self.configuration, raw])[:8]}"
+        return Table(load_settings().training_folder / name)
+
+    def _write(self, dataset: pads.FileSystemDataset, file: str, part: Path) -> None:
+        bound = self.bound
+        columns = {name: self.raw_name(name) for name in bound.feature.columns}
+        names = list(dict.fromkeys([*self.kept, *columns.values()]))
+        missing = [name for name in names if name not in dataset.schema.names]
+        if missing:
+            raise MissingColumnError(bound.feature.name, missing, dataset.schema.names)
+        outputs = output_fields(bound.feature)
+        schema = pa.schema([*(dataset.schema.field(name) for name in self.kept), *outputs])
+        runner = runner_for(worker_settings())
+        [fragment] = [fragment for fragment in dataset.get_fragments() if fragment.path == file]
+        with pq.ParquetWriter(part, schema) as writer:
+            for batch in fragment.to_batches(schema=dataset.schema, columns=names, batch_size=ROWS_PER_CHUNK):
+                batch = batch.filter(batch.column(self.kept[0]).is_valid())  # a label always has a key
+                if not batch.num_rows:
+                    continue
+                texts = {name: batch.column(raw).to_pylist() for name, raw in columns.items()}
+                embedded = runner.embed(bound, texts, "historical")
+                arrays = output_arrays(bound.feature, embedded.values, embedded.statuses)
+                kept = [batch.column(name) for name in self.kept]
+                writer.write_batch(pa.record_batch([*kept, *arrays], schema=schema))
 
     def _raw_path(self) -> Path:
         uri = Path(self.configuration["uri"])
@@ -192,13 +213,18 @@ def project_name(folder: Path) -> str | None:
     return yaml.safe_load(path.read_text(encoding="utf-8")).get("project") if path.is_file() else None
 
 
+def is_stored(view: FeatureView) -> bool:
+    """Whether historical reads of `view` are to use its training table."""
+    return isinstance(view.batch_source, TrainingSource)
+
+
 def file_signature(raw: Path) -> bytes:
     """Changes whenever the raw file (or a file of the raw folder) is written."""
     files = sorted(path for path in raw.rglob("*") if path.is_file()) if raw.is_dir() else [raw]
-    stats = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
-    return digest(stats).encode()
+    return digest([_signature(file, raw) for file in files]).encode()
 
 
-def _output_fields(feature: TextFeature) -> list[pa.Field]:
-    status = [pa.field(feature.status_name, pa.string())] if feature.status else []
-    return [pa.field(feature.name, value_type(feature)), *status]
+def _signature(file: Path, raw: Path) -> str:
+    """Changes whenever a file of the raw source is written."""
+    stat = file.stat()
+    return digest([str(file.relative_to(raw)), stat.st_size, stat.st_mtime_ns])

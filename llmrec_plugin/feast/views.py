@@ -9,9 +9,12 @@ from typing import Any
 
 from feast import Entity, FeatureView, Field, FileSource, OnDemandFeatureView, RequestSource
 from feast.data_format import ParquetFormat
+from feast.data_source import DataSource
+from feast.protos.feast.core.DataSource_pb2 import DataSource as DataSourceProto
 from feast.transformation.python_transformation import PythonTransformation
 from feast.types import Array, Bytes, FeastType, Float32, String, from_value_type
 from feast.value_type import ValueType
+from google.protobuf.json_format import MessageToDict
 
 from llmrec_plugin.binding import Bound, BoundFeature, BoundSimilarity, to_values
 from llmrec_plugin.errors import DeclarationError
@@ -54,16 +57,16 @@ def batch_view(
         tags: Further tags.
 
     Raises:
-        DeclarationError: `raw` does not read a parquet file.
+        DeclarationError: `raw` reads neither parquet files nor Spark.
     """
     feature = bound.feature
     raw_source = raw.batch_source
-    is_parquet = isinstance(raw_source, FileSource) and isinstance(raw_source.file_format, (ParquetFormat, type(None)))
-    if not is_parquet or "://" in raw_source.path:
+    raw_rows = _raw_rows(raw_source)
+    if raw_rows is None:
         raise DeclarationError(
             f"Feature {feature.name!r} reads view {raw.name!r}, whose source is a {type(raw_source).__name__}: "
-            "expected a FileSource of parquet on this machine, the only source of batch views so far. Declare the "
-            "feature with entity=None for request time only, or leave it out with exclude=."
+            "expected a FileSource of parquet on this machine or a SparkSource, the sources of batch views so far. "
+            "Declare the feature with entity=None for request time only, or leave it out with exclude=."
         )
     key = entity.join_key
     stamps = [raw_source.timestamp_field, raw_source.created_timestamp_column]
@@ -75,7 +78,7 @@ def batch_view(
         name=f"{feature.name}_training",
         configuration={
             "bound": values,
-            "uri": raw_source.path,
+            **raw_rows,
             "root": root,
             "project": project_name(Path(root)),
             "keys": [key],
@@ -100,6 +103,17 @@ def batch_view(
         description=feature.description,
         tags=_tags(bound) | {SOURCE_TAG: raw.name} | tags,
     )
+
+
+def _raw_rows(source: DataSource) -> dict[str, Any] | None:
+    """What the training table is computed from, for `TrainingSource`; None if it cannot be."""
+    if isinstance(source, FileSource):
+        is_local_parquet = isinstance(source.file_format, (ParquetFormat, type(None))) and "://" not in source.path
+        return {"uri": source.path} if is_local_parquet else None
+    if source.source_type() == DataSourceProto.BATCH_SPARK:  # its class is there only where pyspark is
+        options = source.spark_options.to_proto()  # type: ignore[attr-defined]
+        return {"spark": MessageToDict(options, preserving_proto_field_name=True)}
+    return None
 
 
 def request_source(feature: TextFeature, raw: FeatureView | None) -> RequestSource:

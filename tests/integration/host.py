@@ -44,11 +44,15 @@ class Finished:
 
 
 class Processes:
-    """Gives each step a process of its own, forked from one that has imported `preimport`; see `processes.py`."""
+    """Gives each step a process of its own, forked from one that has imported `preimport`; see `processes.py`.
 
-    def __init__(self, folder: Path, preimport: Iterable[str] = ()) -> None:
+    A step that takes longer than `seconds` is killed.
+    """
+
+    def __init__(self, folder: Path, preimport: Iterable[str] = (), seconds: float = SECONDS) -> None:
         self._folder = folder
         self._preimport = tuple(preimport)
+        self._seconds = seconds
         self._count = 0
         self._server: subprocess.Popen[str] | None = None
 
@@ -98,14 +102,13 @@ class Processes:
                 "paths": [str(path) for path in paths],
                 "log": str(log),
                 "answer": str(answer),
-                "seconds": SECONDS,
+                "seconds": self._seconds,
             }
         )
         status = self._run_fresh(request, log) if fresh else self._run_forked(request)
         return Finished(status, log.read_text(errors="replace")), answer
 
-    @staticmethod
-    def _run_fresh(request: str, log: Path) -> int:
+    def _run_fresh(self, request: str, log: Path) -> int:
         command = [sys.executable, str(HERE / "processes.py"), "--once", request]
         with log.open("wb") as stream:
             return subprocess.run(
@@ -114,7 +117,7 @@ class Processes:
                 stdout=stream,
                 stderr=stream,
                 env=clean_environment(),
-                timeout=SECONDS,
+                timeout=self._seconds,
             ).returncode
 
     def _run_forked(self, request: str) -> int:

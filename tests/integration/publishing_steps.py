@@ -8,8 +8,9 @@ from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
-from feast import Entity, FeatureView, Field, FileSource, PushSource
+from feast import Entity, FeatureView, Field, FileSource, PushSource, SnowflakeSource
 from feast.data_source import DataSource
+from feast.infra.offline_stores.contrib.spark_offline_store.spark_source import SparkSource
 from feast.types import Array, Bytes, Int64, String, UnixTimestamp
 from samples import embedding, history, match, query
 
@@ -157,6 +158,18 @@ def numbers_and_lists_are_text(n: Namespace) -> None:
 def not_parquet_on_this_machine(n: Namespace) -> None:
     n.update(text=view("item_text", source=FileSource(name="far", path="s3://bucket/items.parquet"), title=String))
     n.update(a=embedding())
+
+
+@case
+def neither_parquet_nor_spark(n: Namespace) -> None:
+    source = SnowflakeSource(name="far", table="items", timestamp_field="event_timestamp")
+    n.update(text=view("item_text", source=source, title=String), a=embedding())
+
+
+@case
+def spark_table(n: Namespace) -> None:
+    source = SparkSource(name="rows", table="shop.items", timestamp_field="event_timestamp")
+    n.update(text=view("item_text", source=source, title=String), a=embedding())
 
 
 @case

@@ -59,6 +59,7 @@ def test_a_sound_repo(repo: Repo) -> None:
             {"registry_file": "warning"},
         ),
         ((ENGINE, ""), {"compute_engine": "warning"}),
+        ((ENGINE, "batch_engine: {type: ray.engine}\n"), {"engines_and_stores": "error"}),
         (
             (f"materialization: {{pull_latest_features: true, online_write_batch_size: 1000}}\n"
              f"entity_key_serialization_version: 3\n{ENGINE}", "entity_key_serialization_version: 3\n"),

@@ -76,6 +76,7 @@ def test_views_are_named_after_their_features_and_put_into_the_module(run: Calla
         ("timestamp_column", "ColumnTypeError", "expected String, a number, Bool or Array(String)"),
         ("history_of_one_string", "ColumnTypeError", "expected Array(String), got String"),
         ("not_parquet_on_this_machine", "DeclarationError", "parquet on this machine"),
+        ("neither_parquet_nor_spark", "DeclarationError", "is a SnowflakeSource: expected a FileSource of parquet"),
         ("unknown_side", "UnknownNameError", "Did you mean 'item_title_embedding'"),
         ("similarity_of_a_similarity", "DeclarationError", "which is a similarity"),
         ("sides_in_two_spaces", "DeclarationError", "dims 4, normalize True, reduction prefix"),
@@ -104,6 +105,7 @@ def test_what_does_not_fit_is_refused_with_a_remedy_and_adds_nothing(
         ("history_of_strings", ["user_history_embedding", "user_history_embedding_on_demand"]),
         ("numbers_and_lists_are_text", VIEWS),
         ("push_source_over_parquet", VIEWS),
+        ("spark_table", VIEWS),
         ("only_those_included", [*VIEWS, "query_text_embedding", "query_item_similarity"]),
         ("all_but_the_excluded", ["item_note_embedding", "item_note_embedding_on_demand"]),
         ("one_object_under_two_names", VIEWS),
@@ -169,3 +171,20 @@ def test_publishing_without_applying_writes_nothing(new_repo: Callable[..., Repo
     assert {path: now[path] for path in files} == files
     # Feast itself creates an empty registry and an empty online store when it plans.
     assert {path for path in new if "__pycache__" not in path} <= {"repo/data/registry.db", "repo/data/online.db"}
+
+
+def test_settings_that_lose_or_repeat_work_are_named(new_repo: Callable[..., Repo]) -> None:
+    repo = new_repo("unsuited")
+    repo.export()
+    repo.declare()
+    features, path = str(repo.folder / "features.py"), repo.folder / "feature_store.yaml"
+    suited = path.read_text()
+    assert repo.call("steps:publish_features", path=features)["log"] == []
+    path.write_text(suited + "batch_engine: ray.engine\noffline_store: {type: ray, storage_path: data/ray}\n")
+    engine, store = repo.call("steps:publish_features", path=features)["log"]
+    assert "batch_engine is 'ray.engine'" in engine
+    assert "batch_engine: {type: llmrec_plugin.feast.ray.LLMRayComputeEngine, ...}" in engine
+    assert "offline_store is 'ray'" in store
+    path.write_text(suited + "batch_engine: {type: spark.engine}\noffline_store: {type: spark}\n")
+    [store] = repo.call("steps:publish_features", path=features)["log"]
+    assert "type: llmrec_plugin.feast.spark.LLMSparkOfflineStore" in store

@@ -12,6 +12,7 @@ def test_an_empty_environment_gives_the_defaults():
     settings = load_settings({})
     assert settings.artifact_folders == (Path.home() / ".llmrec" / "artifacts",)
     assert settings.cache_folder == Path.home() / ".llmrec" / "cache"
+    assert settings.training_folder == Path.home() / ".llmrec" / "cache" / "training"
     assert settings.cache_max_bytes == 8 * 2**30
     assert settings.device == "auto"
     assert 1 <= settings.threads <= os.cpu_count()
@@ -20,7 +21,17 @@ def test_an_empty_environment_gives_the_defaults():
 
 
 def test_an_empty_variable_is_as_good_as_none():
-    names = ("HOME", "ARTIFACTS", "CACHE", "CACHE_MAX_BYTES", "DEVICE", "THREADS", "DISABLE_PLUGINS", "PROGRESS")
+    names = (
+        "HOME",
+        "ARTIFACTS",
+        "CACHE",
+        "TRAINING",
+        "CACHE_MAX_BYTES",
+        "DEVICE",
+        "THREADS",
+        "DISABLE_PLUGINS",
+        "PROGRESS",
+    )
     assert load_settings({f"LLMREC_{name}": "" for name in names}) == load_settings({})
 
 
@@ -34,6 +45,7 @@ def test_every_variable_is_read(tmp_path):
         {
             "LLMREC_ARTIFACTS": f"{tmp_path}/a{os.pathsep}{os.pathsep}{tmp_path}/b",
             "LLMREC_CACHE": f"{tmp_path}/c",
+            "LLMREC_TRAINING": f"{tmp_path}/t",
             "LLMREC_CACHE_MAX_BYTES": "1000",
             "LLMREC_DEVICE": "cuda",
             "LLMREC_THREADS": "7",
@@ -43,6 +55,7 @@ def test_every_variable_is_read(tmp_path):
     )
     assert settings.artifact_folders == (tmp_path / "a", tmp_path / "b")
     assert settings.cache_folder == tmp_path / "c"
+    assert settings.training_folder == tmp_path / "t"
     assert (settings.cache_max_bytes, settings.device, settings.threads) == (1000, "cuda", 7)
     assert settings.disabled_plugins == {"one", "two"}
     assert not settings.progress

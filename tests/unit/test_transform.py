@@ -8,11 +8,13 @@ import typing
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 from samples import bound, embedding, history, match, query
 
+from llmrec_plugin import transform as transform_module
 from llmrec_plugin.binding import BoundSimilarity, to_values
-from llmrec_plugin.errors import FingerprintMismatchError, MissingColumnError
+from llmrec_plugin.errors import EngineError, FingerprintMismatchError, MissingColumnError
 from llmrec_plugin.pipeline.postprocess import similarity
 from llmrec_plugin.runtime import runner as runner_module
 from llmrec_plugin.transform import Transform, load, source
@@ -264,3 +266,66 @@ def test_the_cosine_of_a_stored_zero_vector_is_null_and_its_distance_is_not(comp
 def test_a_stored_vector_of_other_dims_is_an_error_that_says_what_to_do(compare, dims):
     with pytest.raises(FingerprintMismatchError, match=rf"'{ITEM}' has {dims} dims, expected 8.*feast materialize"):
         compare()({"query": ["red", "red"], ITEM: [[1.0] * 8, [1.0] * dims]})
+
+
+# --- arrow batches and workers of other engines
+
+
+def test_an_arrow_batch_gives_the_same_vectors(batch):
+    rows = frame(title=["red web", None, "small font"])
+    expected = batch(rows)
+    result = batch.transform_batch(pa.RecordBatch.from_pandas(rows, preserve_index=False))
+    assert result.schema.names == ["item_id", "event_timestamp", ITEM]
+    assert result.schema.field(ITEM).type == pa.list_(pa.float32())
+    assert result.column("item_id").to_pylist() == [100, 101, 102]
+    for left, right in zip(result.column(ITEM).to_pylist(), expected[ITEM], strict=True):
+        assert left == (None if right is None else right.tolist())
+
+
+def test_an_empty_arrow_batch_loads_no_model(batch, no_model):
+    rows = pa.RecordBatch.from_pandas(frame(title=["red"]), preserve_index=False).slice(0, 0)
+    assert batch.transform_batch(rows).num_rows == 0
+
+
+def test_rows_that_were_transformed_pass_through(batch, no_model):
+    rows = frame(**{ITEM: [[1.0] * 8, [2.0] * 8]})
+    assert batch(rows) is rows
+    arrow = pa.RecordBatch.from_pandas(rows, preserve_index=False)
+    assert batch.transform_batch(arrow) is arrow
+
+
+def test_a_raw_column_of_the_outputs_name_is_not_taken_for_the_output(batch):
+    result = batch(frame(title=["red web"], **{ITEM: [[0.0] * 8]}))
+    assert np.linalg.norm(result[ITEM][0]) == pytest.approx(1.0, abs=1e-6)
+
+
+def test_an_arrow_batch_without_the_column_names_it(batch):
+    rows = pa.RecordBatch.from_pandas(frame(name=["red"]), preserve_index=False)
+    with pytest.raises(MissingColumnError, match="'title'"):
+        batch.transform_batch(rows)
+
+
+def test_a_worker_of_feasts_own_ray_code_is_refused(batch, no_model, monkeypatch):
+    monkeypatch.setattr(transform_module, "in_ray_worker", lambda: True)
+    with pytest.raises(EngineError, match="LLMRayComputeEngine"):
+        batch(frame(title=["red"]))
+
+
+def test_rows_without_a_key_are_left_out_and_counted(batch, caplog):
+    rows = frame(title=["red web", "small font", "green"])
+    rows["item_id"] = [None, "b", "c"]
+    expected = batch(frame(title=["small font", "green"]))[ITEM]
+    for result in (
+        batch(rows),
+        batch.transform_batch(pa.RecordBatch.from_pandas(rows, preserve_index=False)).to_pandas(),
+    ):
+        assert result["item_id"].tolist() == ["b", "c"]
+        assert np.array_equal(np.stack(result[ITEM]), np.stack(expected))
+    assert caplog.messages == [f"{ITEM}: 1 of 3 rows have no item_id and are left out."] * 2
+
+
+def test_an_arrow_table_is_transformed_chunk_by_chunk(batch):
+    rows = pa.Table.from_pandas(frame(title=["red web", "small font"]), preserve_index=False)
+    result = batch.transform_table(pa.concat_tables([rows.slice(0, 1), rows.slice(1, 1)]))
+    assert result.to_pylist() == batch.transform_batch(rows.to_batches()[0]).to_pylist()
+    assert batch.transform_table(rows.slice(0, 0)).num_rows == 0

@@ -1,0 +1,225 @@
+"""Ray and Spark compute the same numbers as the local engine, once, and never lose a row without an error.
+
+``make test-engines`` installs what these tests need and runs them; a run takes minutes.
+"""
+
+from __future__ import annotations
+
+import datetime
+import importlib.util
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from integration.host import Processes, Repo
+from tiny import WORDS
+
+pytestmark = [pytest.mark.feast, pytest.mark.engines]
+
+STORED = "item_text_embedding:item_text_embedding"
+SCORE = "query_item_similarity:query_item_similarity"
+TITLE = "item_text:title"
+VIEW = ("--views", "item_text_embedding")
+START = datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC)
+ITEMS = 900
+SPARK = (
+    '{spark.master: "local[2]", spark.ui.enabled: "false", spark.driver.bindAddress: 127.0.0.1, '
+    'spark.driver.host: 127.0.0.1, spark.sql.session.timeZone: UTC, spark.sql.shuffle.partitions: "4"}'
+)
+RAY = "ray_conf: {num_cpus: 3, object_store_memory: 200000000}"
+CONFIGURATIONS = {
+    "ray": f"""
+batch_engine: {{type: llmrec_plugin.feast.ray.LLMRayComputeEngine, {RAY}}}
+offline_store: {{type: llmrec_plugin.feast.ray.LLMRayOfflineStore, storage_path: data/ray, {RAY}}}
+""",
+    "stock ray": f"""
+batch_engine: {{type: ray.engine, {RAY}}}
+offline_store: {{type: ray, storage_path: data/ray, {RAY}}}
+""",
+    "spark": f"""
+batch_engine: {{type: spark.engine, spark_conf: {SPARK}}}
+offline_store: {{type: llmrec_plugin.feast.spark.LLMSparkOfflineStore, spark_conf: {SPARK}}}
+""",
+}
+
+
+def needs(package: str) -> pytest.MarkDecorator:
+    missing = importlib.util.find_spec(package) is None or (package == "pyspark" and shutil.which("java") is None)
+    reason = f"{package} is not installed (make test-engines installs it; Spark needs Java 17, too)"
+    return pytest.mark.skipif(missing, reason=reason)
+
+
+ENGINES = [pytest.param("ray", marks=needs("ray")), pytest.param("spark", marks=needs("pyspark"))]
+
+
+@pytest.fixture(scope="module")
+def slow_processes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Processes]:
+    server = Processes(tmp_path_factory.mktemp("steps"), seconds=900)
+    yield server
+    server.close()
+
+
+def _items() -> list[dict[str, Any]]:
+    """1,000 rows of 900 items, and one without a key: a hundred items changed a day later, one twice in one moment."""
+    rng = np.random.default_rng(11)
+    rows = []
+    for number in range(1000):
+        words = [f"n{number}", *rng.choice(WORDS, 1 + number % 20)]  # n17 is unknown to the model, but is a text
+        at = START + datetime.timedelta(days=number // ITEMS, seconds=number % ITEMS)
+        rows.append({"item": f"i{number % ITEMS}", "title": " ".join(words[:2]), "note": " ".join(words[2:]), "at": at})
+    rows[10] |= {"title": None, "note": None}
+    rows[11] |= {"title": " ", "note": ""}
+    rows[999] |= {"item": rows[998]["item"], "at": rows[998]["at"]}
+    rows[999]["created"] = rows[999]["at"] + datetime.timedelta(hours=1)
+    return [*rows, {"item": None, "title": "red web", "note": "", "at": START}]
+
+
+def _labels() -> list[dict[str, Any]]:
+    """A label between the two versions of each item, and one after them."""
+    times = [START + datetime.timedelta(days=day, hours=12) for day in (0, 1)]
+    return [
+        {"item": f"i{number}", "query": "red web", "event_timestamp": time.isoformat()}
+        for time in times
+        for number in range(ITEMS)
+    ]
+
+
+@pytest.fixture(scope="module")
+def local(slow_processes: Processes, tmp_path_factory: pytest.TempPathFactory) -> Repo:
+    """A repo that was applied, and not materialized."""
+    repo = Repo(tmp_path_factory.mktemp("local"), slow_processes)
+    repo.export(dims=32, max_tokens=64)
+    repo.declare(dims=32, max_tokens=64)
+    repo.write_items(_items())
+    repo.feast("apply")
+    return repo
+
+
+@pytest.fixture(scope="module")
+def reference(local: Repo) -> dict[str, Any]:
+    """What the local engine and the file store give."""
+    local.feast("materialize", "2025-01-01", "2027-01-01", *VIEW)
+    batch = [run for run in local.runs() if run.mode == "batch"]
+    return {
+        "online": local.vectors([f"i{number}" for number in range(ITEMS)]),
+        "historical": local.historical([TITLE, STORED, SCORE], _labels()),
+        "texts": sum(run.texts for run in batch),
+    }
+
+
+def _configured(local: Repo, name: str, root: Path) -> Repo:
+    """A copy of the applied repo, with an empty cache, on another engine and store."""
+    shutil.copytree(local.root, root, ignore=shutil.ignore_patterns("cache"))
+    repo = Repo(root, local.processes)
+    if name == "spark":
+        _read_with_spark(repo)
+    path = repo.folder / "feature_store.yaml"
+    path.write_text(path.read_text() + CONFIGURATIONS[name])
+    (repo.folder / "data" / "online.db").unlink(missing_ok=True)
+    (repo.folder / "data" / "registry.db").unlink()
+    repo.feast("apply")
+    return repo
+
+
+def _read_with_spark(repo: Repo) -> None:
+    """Replaces the raw FileSource by a SparkSource, with a query: the kind that shows nothing of its files."""
+    path = repo.folder / "features.py"
+    query = f"SELECT * FROM parquet.`{repo.folder}/data/items.parquet`"
+    text = path.read_text().replace('path="data/items.parquet"', f'query="{query}"')
+    module = "feast.infra.offline_stores.contrib.spark_offline_store.spark_source"
+    path.write_text(f"from {module} import SparkSource\n" + text.replace("FileSource(\n", "SparkSource(\n"))
+
+
+@pytest.fixture(scope="module", params=ENGINES)
+def distributed(request: pytest.FixtureRequest, local: Repo, tmp_path_factory: pytest.TempPathFactory) -> Repo:
+    return _configured(local, request.param, tmp_path_factory.mktemp(request.param) / "root")
+
+
+@pytest.fixture
+def engine(distributed: Repo) -> str:
+    return "spark" if "spark.engine" in (distributed.folder / "feature_store.yaml").read_text() else "ray"
+
+
+def _check_close(actual: list[Any], expected: list[Any]) -> None:
+    assert [vector is None for vector in actual] == [vector is None for vector in expected]
+    pairs = [np.array(pair) for pair in zip(actual, expected, strict=True) if pair[0] is not None]
+    assert len(pairs) > 0.9 * len(actual)
+    for left, right in pairs:
+        assert left @ right / np.linalg.norm(left) / np.linalg.norm(right) >= 0.9999
+
+
+def _intervals(repo: Repo) -> Any:
+    return repo.call("steps:describe", view="item_text_embedding")["intervals"]
+
+
+def _materialize(repo: Repo, **environ: str) -> Any:
+    arguments = ("materialize", "2025-01-01", "2027-01-01", *VIEW)
+    return repo.processes.feast(*arguments, folder=repo.folder, environ=repo.environ | environ)
+
+
+def test_a_failing_transformation_fails_the_run(distributed: Repo, tmp_path: Path) -> None:
+    finished = _materialize(distributed, LLMREC_ARTIFACTS=str(tmp_path / "nothing"))
+    assert finished.status != 0
+    assert "ArtifactNotFoundError" in finished.output
+    assert _intervals(distributed) == []
+
+
+def test_a_failing_online_store_fails_the_run(distributed: Repo) -> None:
+    database = distributed.folder / "data" / "online.db"
+    sound = database.read_bytes()
+    database.write_bytes(b"this is no database, and not an empty file either" * 100)
+    try:
+        finished = _materialize(distributed)
+    finally:
+        database.write_bytes(sound)
+    assert finished.status != 0
+    assert "file is not a database" in finished.output
+    assert _intervals(distributed) == []
+
+
+def test_the_same_numbers_and_nothing_twice(distributed: Repo, engine: str, reference: dict[str, Any]) -> None:
+    shutil.rmtree(distributed.root / "home" / "cache", ignore_errors=True)
+    _materialize(distributed).succeeded()
+    assert _intervals(distributed) != []
+    _check_close(distributed.vectors([f"i{number}" for number in range(ITEMS)]), reference["online"])
+    batch = distributed.runs()
+    # Several workers shared the newest row of each item, and no text was computed by two of them.
+    assert len(batch) > 1
+    assert sum(run.rows for run in batch) == ITEMS
+    assert sum(run.computed for run in batch) == reference["texts"]
+
+    answer = distributed.call(
+        "cluster_steps:read_twice", features=[TITLE, STORED, SCORE], rows=_labels(), workers=engine
+    )
+    for rows in answer["reads"]:
+        by_row = {row["row"]: row for row in rows}
+        assert len(by_row) == len(rows) == len(reference["historical"])
+        for name in ("title", "query_item_similarity"):
+            expected = [row[name] for row in reference["historical"]]
+            actual = [by_row[row["row"]][name] for row in reference["historical"]]
+            assert actual == (expected if name == "title" else pytest.approx(expected, abs=1e-5))
+        _check_close(
+            [by_row[row["row"]]["item_text_embedding"] for row in reference["historical"]],
+            [row["item_text_embedding"] for row in reference["historical"]],
+        )
+    historical = [run for run in distributed.runs() if run.mode == "historical" and run.feature != "query_embedding"]
+    table = [run for run in historical if run.feature == "item_text_embedding"]
+    # Every row once, for the first read; the texts of the newest rows were known.
+    assert sum(run.rows for run in table) == 1000
+    assert sum(run.computed for run in table) == 998 - reference["texts"]
+
+    told = answer["workers"]
+    assert len(told) > len({worker["process"] for worker in told})
+    assert {(worker["runners"], worker["models"], worker["threads"]) for worker in told} == {(1, 1, 1)}
+
+
+@needs("ray")
+def test_feasts_own_ray_engine_fails_instead_of_losing_vectors(local: Repo, tmp_path: Path) -> None:
+    repo = _configured(local, "stock ray", tmp_path / "root")
+    finished = _materialize(repo)
+    assert finished.status != 0
+    assert "llmrec_plugin.feast.ray.LLMRayComputeEngine" in finished.output
+    assert _intervals(repo) == []
