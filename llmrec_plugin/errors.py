@@ -16,6 +16,7 @@ inherits the builtin it refines, so callers may catch either::
     │   ├── ArtifactCorruptError               a file differs from its manifest
     │   └── ArtifactMismatchError              the artifact is not what the feature declares
     ├── FingerprintMismatchError (RuntimeError)
+    ├── RolloutError (RuntimeError)            versions cannot be kept side by side, or not be switched now
     ├── SourceError (RuntimeError)             weights or tokenizer cannot be found or exported
     ├── ParityError (RuntimeError)             the exported graph differs from PyTorch
     ├── ProviderError (RuntimeError)           the device asked for cannot be used
@@ -98,6 +99,10 @@ class ArtifactMismatchError(ArtifactError):
 
 class FingerprintMismatchError(LLMRecError, RuntimeError):
     """A value was declared under another fingerprint than the one that would compute it."""
+
+
+class RolloutError(LLMRecError, RuntimeError):
+    """Two versions of a view cannot be kept side by side here, or cannot be switched now."""
 
 
 class SourceError(LLMRecError, RuntimeError):

@@ -7,7 +7,10 @@ In a feature repo::
     llm = publish(globals())
 """
 
+from llmrec_plugin.feast.patches import apply_patches
 from llmrec_plugin.feast.publishing import publish
 from llmrec_plugin.pipeline.history import history_frame
+
+apply_patches()
 
 __all__ = ["history_frame", "publish"]

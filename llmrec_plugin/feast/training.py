@@ -15,11 +15,13 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.acero as acero
 import pyarrow.dataset as pads
 import pyarrow.parquet as pq
 import yaml
@@ -139,6 +141,18 @@ class TrainingSource(FileSource):
                 finally:
                     temporary.unlink(missing_ok=True)
         return table
+
+    def distinct_keys(self) -> Iterator[pa.RecordBatch]:
+        """The keys of the raw file's entities, each once, in no order; rows without a key are left out."""
+        raw_name = {renamed: name for name, renamed in self.field_mapping.items()}
+        keys = self.configuration["keys"]
+        columns = {key: pads.field(raw_name.get(key, key)) for key in keys}
+        dataset = pads.dataset(self._raw_path(), format="parquet")
+        scan = acero.Declaration("scan", acero.ScanNodeOptions(dataset, columns=columns))
+        project = acero.Declaration("project", acero.ProjectNodeOptions(list(columns.values()), keys))
+        distinct = acero.Declaration("aggregate", acero.AggregateNodeOptions([], keys=keys))
+        for batch in acero.Declaration.from_sequence([scan, project, distinct]).to_reader():
+            yield from pa.Table.from_batches([batch]).drop_null().to_batches()
 
     def _write(self, bound: BoundFeature, raw: Path, target: Path, signature: bytes) -> None:
         raw_name = {renamed: name for name, renamed in self.field_mapping.items()}
