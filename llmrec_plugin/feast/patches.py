@@ -13,9 +13,9 @@ our views.
     E  a no-change apply resets the version number                          infra/registry/registry.py:680
     G  rows written by the old transformation are served by the new view    feature_store.py:1509, 1605
     H  a version is not kept beside the served one, but half of it served   infra/registry/registry.py:749, sql.py:855
-    I  materializing a version moves the watermark of the served one        infra/registry/registry.py:1026, sql.py:1252
+    I  materializing a version moves the watermark of the served one        infra/registry/registry.py:1026
     J  a registry file can be read half written                             infra/registry/file.py:41
-    K  a switch between two look-ups mixes versions in one request          utils.py:1395, 1544; infra/registry/sql.py:1519
+    K  a switch between two look-ups mixes versions in one request          utils.py:1395; infra/registry/sql.py:1519
 
 (F, reads refused while materializing, is a setting: ``registry.serve_features_while_materializing: true``.)
 """

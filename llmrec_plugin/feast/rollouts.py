@@ -67,15 +67,11 @@ def declare(book: Book, declared: Proto, *, from_repo: bool) -> int | None:
 
 def materialized(book: Book, name: str, of: str, start: datetime, end: datetime) -> None:
     """Notes that the rows of [start, end] were written for fingerprint `of`, whichever version that is by now."""
-    versions = book[name]
-    if of == fingerprint(versions.served):
-        proto = versions.served
-    else:
-        number = _number_of(versions, of)
-        if number is None:
-            logger.warning("%s: rows were written for fingerprint %s, which is not kept any more.", name, of[:16])
-            return
-        proto = versions.kept[number]
+    known = [book[name].served, *book[name].kept.values()] if name in book else []
+    proto = next((proto for proto in known if fingerprint(proto) == of), None)
+    if proto is None:
+        logger.warning("%s: rows were written for fingerprint %s, which is not kept any more.", name, of[:16])
+        return
     interval = proto.meta.materialization_intervals.add()
     interval.start_time.FromDatetime(start)
     interval.end_time.FromDatetime(end)

@@ -1,0 +1,19 @@
+"""What `test_rollouts.py` asks of processes of its own."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+from click.testing import CliRunner
+from integration.steps import open_store, plain
+
+
+def llmrec(arguments: list[str]) -> dict[str, Any]:
+    """Exit status and output of the ``llmrec`` command line."""
+    from llmrec_plugin.cli import main
+
+    result = CliRunner().invoke(main, arguments)
+    return {"status": result.exit_code, "output": result.output, "error": repr(result.exception)}
