@@ -7,7 +7,7 @@ that comes in between gives a request some views of the old version and some of 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import Any
 
 from llmrec_plugin.errors import FingerprintMismatchError
@@ -22,16 +22,18 @@ def check_one_version(views: Iterable[Any], on_demand_views: Iterable[Any]) -> N
             or two views hold vectors of two exports of one model.
     """
     stored = {view.name: view for view in views if FINGERPRINT_TAG in view.tags and not _is_pinned(view)}
-    artifacts: dict[str, tuple[str, str]] = {}
-    for view in [*stored.values(), *on_demand_views]:
-        for bound in _bound_embeddings(view):
-            name, model, artifact = bound["feature"]["name"], bound["feature"]["model"], bound["artifact"]
-            source = stored.get(name)
-            if source is not None and view is not source and bound["feature"]["entity"] is not None:
-                _check_fingerprint(view, source, bound["fingerprint"])
-            if _is_pinned(view):
-                continue
-            other, known = artifacts.setdefault(model, (view.name, artifact))
+    exports: dict[str, tuple[str, str]] = {}
+    for view in (*stored.values(), *on_demand_views):
+        sides = _sides(view)
+        for side in sides:
+            _check_side(view, side, stored.get(side["feature"]["name"]))
+        if _is_pinned(view):
+            continue
+        used = [(side["feature"]["model"], side["artifact"]) for side in sides]
+        if not used and "llmrec.artifact" in view.tags:
+            used = [(view.tags["llmrec.model"], view.tags["llmrec.artifact"])]
+        for model, artifact in used:
+            other, known = exports.setdefault(model, (view.name, artifact))
             if known != artifact:
                 raise FingerprintMismatchError(
                     f"{other!r} and {view.name!r} use two exports of model {model!r} ({known[:16]} and "
@@ -40,21 +42,22 @@ def check_one_version(views: Iterable[Any], on_demand_views: Iterable[Any]) -> N
                 )
 
 
-def _check_fingerprint(view: Any, source: Any, expected: str) -> None:
-    found = source.tags[FINGERPRINT_TAG]
-    if found != expected and view.tags["llmrec.kind"] == "similarity":
-        raise FingerprintMismatchError(
-            f"{view.name!r} compares vectors of {source.name!r} with fingerprint {expected[:16]}, but {found[:16]} is "
-            "served. If a rollout is under way, it can be read after `llmrec rollout promote`. Else run `feast apply`."
-        )
+def _sides(view: Any) -> list[dict[str, Any]]:
+    """Both bound declarations of a similarity; nothing for any other view."""
+    if view.tags.get("llmrec.kind") != "similarity":
+        return []
+    bound = json.loads(view.feature_transformation.udf.payload)["bound"]
+    return [bound["left"], bound["right"]]
 
 
-def _bound_embeddings(view: Any) -> Iterator[dict[str, Any]]:
-    """The bound declaration of an embedding, or both of a similarity's; nothing for a view that is not ours."""
-    payload = getattr(getattr(getattr(view, "feature_transformation", None), "udf", None), "payload", None)
-    if payload is not None:
-        bound = json.loads(payload)["bound"]
-        yield from (bound["left"], bound["right"]) if "left" in bound else (bound,)
+def _check_side(view: Any, side: dict[str, Any], source: Any) -> None:
+    if side["feature"]["entity"] is None or source is None or side["fingerprint"] == source.tags[FINGERPRINT_TAG]:
+        return
+    raise FingerprintMismatchError(
+        f"{view.name!r} compares vectors of {source.name!r} with fingerprint {side['fingerprint'][:16]}, but "
+        f"{source.tags[FINGERPRINT_TAG][:16]} is served. If a rollout is under way, it can be read after "
+        "`llmrec rollout promote`. Else run `feast apply`."
+    )
 
 
 def _is_pinned(view: Any) -> bool:

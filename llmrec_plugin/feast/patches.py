@@ -15,7 +15,8 @@ our views.
     H  a version is not kept beside the served one, but half of it served   infra/registry/registry.py:749, sql.py:855
     I  materializing a version moves the watermark of the served one        infra/registry/registry.py:1026
     J  a registry file can be read half written                             infra/registry/file.py:41
-    K  a switch between two look-ups mixes versions in one request          utils.py:1395; infra/registry/sql.py:1519
+    K  on-demand views and feature services read the table of version 0     batch_feature_view.py:165
+    L  a switch between two look-ups mixes versions in one request          utils.py:1395; infra/registry/sql.py:1519
 
 (F, reads refused while materializing, is a setting: ``registry.serve_features_while_materializing: true``.)
 """
@@ -103,6 +104,7 @@ def apply_patches() -> None:
     for registry in _registries():
         _wrap(registry, "apply_feature_view", _apply_feature_view)
         _wrap(registry, "apply_materialization", _apply_materialization)
+    _wrap(BatchFeatureView, "__copy__", _copy_view)
     _wrap(FileRegistryStore, "_write_registry", _write_registry)
     _wrap(utils, "_group_feature_refs", _group_feature_refs)
     _wrap(utils, "_get_online_request_context", _get_online_request_context)
@@ -327,14 +329,22 @@ def _write_registry(original: Any, store: FileRegistryStore, registry: Any) -> N
         beside._filepath.unlink(missing_ok=True)
 
 
+def _copy_view(original: Any, view: BatchFeatureView) -> BatchFeatureView:
+    """K: a copy with another projection is of the same version; Feast forgets which."""
+    made = original(view)
+    if FINGERPRINT_TAG in view.tags:
+        made.current_version_number = view.current_version_number
+    return made
+
+
 def _group_feature_refs(original: Any, features: Any, views: Any, on_demand_views: Any) -> Any:
-    """K: refuses a request whose views do not belong together."""
+    """L: refuses a request whose views do not belong together."""
     check_one_version(views, on_demand_views)
     return original(features, views, on_demand_views)
 
 
 def _get_online_request_context(original: Any, registry: Any, project: str, *args: Any, **kwargs: Any) -> Any:
-    """K: looks the views up again, once, if a switch came in between."""
+    """L: looks the views up again, once, if a switch came in between."""
     try:
         return original(registry, project, *args, **kwargs)
     except FingerprintMismatchError:

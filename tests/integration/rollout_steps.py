@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import os
-import time
-from pathlib import Path
 from typing import Any
 
 from click.testing import CliRunner
-from integration.steps import open_store, plain
 
 
 def llmrec(arguments: list[str]) -> dict[str, Any]:
