@@ -50,7 +50,7 @@ from feast.stream_feature_view import StreamFeatureView
 from llmrec_plugin.errors import FingerprintMismatchError
 from llmrec_plugin.feast.mixing import check_one_version
 from llmrec_plugin.feast.rollouts import check_supported, declare, fill_command, materialized
-from llmrec_plugin.feast.versions import FINGERPRINT_TAG, PREVIOUS, can_edit, edit, kept_by, read
+from llmrec_plugin.feast.versions import FINGERPRINT_TAG, PREVIOUS, TABLE, can_edit, check_kept, edit, kept_by, read
 
 logger = logging.getLogger(__name__)
 
@@ -143,7 +143,7 @@ def _udf_text(view: object) -> str | None:
 
 def _diff_registry_objects(original: Any, current: Any, new: Any, object_type: Any) -> Any:
     """A: compares a batch view's transformation by its text; the original looks for a field it does not have."""
-    _keep_previous(current, new)
+    _keep_notes(current, new)
     if not isinstance(new, LLMBatchFeatureView):
         return original(current, new, object_type)
     changes = [] if current == new else list(_changes(current, new))
@@ -157,11 +157,14 @@ def _diff_registry_objects(original: Any, current: Any, new: Any, object_type: A
     )
 
 
-def _keep_previous(current: Any, new: Any) -> None:
-    """The note of the version before belongs to the registry; a feature repo does not know it."""
+def _keep_notes(current: Any, new: Any) -> None:
+    """Notes belong to the registry; a feature repo does not know them.
+
+    A repo that declares the served fingerprint takes back the one that waits, so that note is not kept.
+    """
     tags = getattr(current, "tags", None) or {}
-    if PREVIOUS in tags and tags.get(FINGERPRINT_TAG) == new.tags.get(FINGERPRINT_TAG):
-        new.tags[PREVIOUS] = tags[PREVIOUS]
+    if FINGERPRINT_TAG in tags and tags[FINGERPRINT_TAG] == new.tags.get(FINGERPRINT_TAG):
+        new.tags.update({note: tags[note] for note in (PREVIOUS, TABLE) if note in tags})
 
 
 def _changes(current: FeatureView, new: LLMBatchFeatureView) -> Iterator[PropertyDiff]:
@@ -224,9 +227,12 @@ def _apply(original: Any, store: FeatureStore, objects: Any, *args: Any, **kwarg
 
 
 def _check_versions(store: FeatureStore, objects: Iterable[Any]) -> None:
-    """H: a store that would keep the rows of two versions in one table is refused."""
-    if kept_by(store.registry) and any(isinstance(item, LLMBatchFeatureView) for item in objects):
+    """H: refuses a store that would keep the rows of two versions in one table, and to forget versions."""
+    names = {item.name for item in objects if isinstance(item, LLMBatchFeatureView)}
+    if names and kept_by(store.registry):
         check_supported(store)
+    elif names:
+        check_kept(store.registry, [view for view in store.list_batch_feature_views() if view.name in names])
 
 
 def _after_apply(store: FeatureStore, pairs: list[tuple[Any, Any]]) -> None:
@@ -346,7 +352,9 @@ def _group_feature_refs(original: Any, features: Any, views: Any, on_demand_view
 def _get_online_request_context(original: Any, registry: Any, project: str, *args: Any, **kwargs: Any) -> Any:
     """L: looks the views up again, once, if a switch came in between."""
     try:
-        return original(registry, project, *args, **kwargs)
+        context = original(registry, project, *args, **kwargs)
     except FingerprintMismatchError:
         registry.refresh(project)
-        return original(registry, project, *args, **kwargs)
+        context = original(registry, project, *args, **kwargs)
+    check_kept(registry, [view for view, _ in context[5]])  # the views that are read from the store
+    return context

@@ -18,12 +18,10 @@ from feast.feature_view import FeatureViewState
 from llmrec_plugin.artifacts import ArtifactStore
 from llmrec_plugin.errors import RolloutError
 from llmrec_plugin.feast.completeness import Rows, compare_rows
-from llmrec_plugin.feast.versions import Book, Proto, Versions, edit, fingerprint, kept_by, read, without_notes
+from llmrec_plugin.feast.versions import SETTING, Book, Proto, Versions, edit, fingerprint, kept_by, read, without_notes
 from llmrec_plugin.settings import load_settings
 
 logger = logging.getLogger(__name__)
-
-SETTING = "registry.enable_online_feature_view_versioning"
 
 
 def declare(book: Book, declared: Proto, *, from_repo: bool) -> int | None:

@@ -5,8 +5,8 @@ Feast keeps every version of a view in its registry and, under
 version is a fingerprint: `edit` changes the served version of any number of views in one write that other
 processes see whole or not at all, and that overwrites nothing which they wrote meanwhile.
 
-A served view carries two notes among its tags: the version that was served before it, and the one that
-was declared after it and waits to be served.
+A served view carries notes among its tags: the version that was served before it, the one that was declared
+after it and waits to be served, and the number of the online table that holds its rows.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from __future__ import annotations
 import contextlib
 import sys
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias, TypeVar
 
@@ -33,6 +33,10 @@ from llmrec_plugin.errors import RolloutError
 FINGERPRINT_TAG = "llmrec.fingerprint"
 PREVIOUS = "llmrec.previous"
 CANDIDATE = "llmrec.candidate"
+TABLE = "llmrec.table"
+NOTES = (PREVIOUS, CANDIDATE, TABLE)
+
+SETTING = "registry.enable_online_feature_view_versioning"
 
 ATTEMPTS = 20
 """How often an edit is tried while other processes write to the same rows of a SQL registry."""
@@ -87,9 +91,9 @@ class Versions:
         self.note(**notes)
 
     def note(self, *, candidate: int | None = None, previous: int | None = None) -> None:
-        """Replaces both notes."""
+        """Replaces the notes."""
         self.served = without_notes(self.served)
-        for note, number in ((CANDIDATE, candidate), (PREVIOUS, previous)):
+        for note, number in ((CANDIDATE, candidate), (PREVIOUS, previous), (TABLE, self.number or None)):
             if number is not None:
                 self.served.spec.tags[note] = f"v{number}"
 
@@ -110,7 +114,7 @@ def without_notes(proto: Proto) -> Proto:
     """A copy of a definition without the notes that only the served one carries."""
     copy = type(proto)()
     copy.CopyFrom(proto)
-    for note in (CANDIDATE, PREVIOUS):
+    for note in NOTES:
         copy.spec.tags.pop(note, None)
     return copy
 
@@ -123,6 +127,21 @@ def kept_by(registry: BaseRegistry) -> bool:
 def can_edit(registry: BaseRegistry) -> bool:
     """Whether `edit` knows this kind of registry."""
     return isinstance(registry, Registry) or _is_sql(registry)
+
+
+def check_kept(registry: BaseRegistry, views: Iterable[Any]) -> None:
+    """Raises if rows of a version that was promoted would be looked for in another version's table.
+
+    Raises:
+        RolloutError: The registry is not told any more to serve versions.
+    """
+    for view in views:
+        if TABLE in (view.tags or {}) and not kept_by(registry):
+            raise RolloutError(
+                f"The rows of {view.name!r} are those of {view.tags[TABLE]}, but {SETTING} is not true in this "
+                "process's feature_store.yaml, so those of v0 would be read, which another model may have made. Set "
+                "it to true again."
+            )
 
 
 def read(registry: BaseRegistry, project: str) -> Book:
@@ -188,8 +207,8 @@ def _shelf(registry: BaseRegistry, project: str) -> _FileShelf | _SqlShelf:
         return _SqlShelf(registry, project)
     raise RolloutError(
         f"Versions of LLM views need a file or SQL registry, this is a {type(registry).__name__}. Set "
-        "registry.enable_online_feature_view_versioning: false in feature_store.yaml; reads are then null from a "
-        "change of the fingerprint until `feast materialize` has run."
+        f"{SETTING}: false in feature_store.yaml; reads are then null from a change of the fingerprint until "
+        "`feast materialize` has run."
     )
 
 
