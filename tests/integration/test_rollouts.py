@@ -39,6 +39,14 @@ ITEMS = [f"i{number}" for number in range(len(TITLES))]
 TEXT = "red web"
 FIRST, SECOND, THIRD = "2026-03-01", "2026-04-01", "2026-05-01"
 
+EXTRA = """
+other_query = EmbeddingFeature(name="other_query", entity=None, text="{other}", **model)
+other_similarity = SimilarityFeature(
+    name="other_similarity", left="other_query", right="item_text_embedding", metric="cosine"
+)
+item_title_embedding = EmbeddingFeature(name="item_title_embedding", entity="item", text="{title}", **model)
+"""
+
 
 class Shop:
     """A repo whose versions are kept, and what is done with it."""
@@ -57,7 +65,7 @@ class Shop:
 
     @staticmethod
     def _row(item: str, title: str, month: int) -> dict[str, Any]:
-        return {"item": item, "title": title, "at": datetime.datetime(2026, month, 1, tzinfo=datetime.UTC)}
+        return {"item": item, "title": title, "at": datetime.datetime(2026, month, 15, tzinfo=datetime.UTC)}
 
     def add(self, item: str, title: str, month: int) -> None:
         self.rows.append(self._row(item, title, month))
@@ -223,7 +231,7 @@ def test_two_rollouts_in_a_row_and_what_is_removed_after(shop: Shop) -> None:
     shop.llmrec("promote")
     assert _equal(shop.answer(), third)
     assert f"{VIEW}: v0 removed" in shop.llmrec("clean")
-    assert {name: item["kept"] for name, item in shop.versions().items()} == dict.fromkeys(OURS, [1, 2])
+    assert {name: item["kept"] for name, item in shop.versions().items()} == {name: [1, 2] for name in OURS}
     assert _rows_in(shop, VIEW) == 0
     assert _equal(shop.answer(), third)
     shop.llmrec("rollback")
@@ -238,7 +246,7 @@ def test_two_rollouts_in_a_row_and_what_is_removed_after(shop: Shop) -> None:
     with pytest.raises(StepError, match="Nothing waits"):
         shop.llmrec("promote")
     shop.llmrec("clean")
-    assert {name: item["kept"] for name, item in shop.versions().items()} == dict.fromkeys(OURS, [1])
+    assert {name: item["kept"] for name, item in shop.versions().items()} == {name: [1] for name in OURS}
     tables = _tables(shop)
     assert f"test_{VIEW}_v1" in tables
     assert f"test_{VIEW}_v2" not in tables
@@ -308,14 +316,7 @@ def test_a_request_that_meets_half_a_switch_is_answered_whole_or_refused(shop: S
 def test_a_feature_declared_during_a_rollout_is_there_after_it(shop: Shop) -> None:
     first = shop.start()
     shop.repo.export(seed=1)
-    extra = (
-        'other_query = EmbeddingFeature(name="other_query", entity=None, text="{{other}}", **model)\n'
-        'other_similarity = SimilarityFeature(\n'
-        '    name="other_similarity", left="other_query", right="item_text_embedding", metric="cosine"\n'
-        ')\n'
-        'item_title_embedding = EmbeddingFeature(name="item_title_embedding", entity="item", text="{{title}}", **model)\n'
-    ).replace("{{", "{").replace("}}", "}")  # fmt: skip
-    shop.repo.declare(extra=extra)
+    shop.repo.declare(extra=EXTRA)
     shop.repo.feast("apply")
     second = shop.expected()
     rows = [{"item": item, "other": TEXT} for item in ITEMS]
