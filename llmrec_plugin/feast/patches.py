@@ -49,8 +49,8 @@ from feast.stream_feature_view import StreamFeatureView
 
 from llmrec_plugin.errors import FingerprintMismatchError
 from llmrec_plugin.feast.mixing import check_one_version
-from llmrec_plugin.feast.rollouts import check_supported, declare, fill_command, materialized
-from llmrec_plugin.feast.versions import FINGERPRINT_TAG, PREVIOUS, TABLE, can_edit, check_kept, edit, kept_by, read
+from llmrec_plugin.feast.rollouts import check_supported, declare, fill_command, materialized, take_back
+from llmrec_plugin.feast.versions import FINGERPRINT_TAG, NOTES, can_edit, check_kept, edit, kept_by
 
 logger = logging.getLogger(__name__)
 
@@ -107,6 +107,7 @@ def apply_patches() -> None:
     _wrap(BatchFeatureView, "__copy__", _copy_view)
     _wrap(FileRegistryStore, "_write_registry", _write_registry)
     _wrap(utils, "_group_feature_refs", _group_feature_refs)
+    _wrap(utils, "_get_entity_maps", _get_entity_maps)
     _wrap(utils, "_get_online_request_context", _get_online_request_context)
 
 
@@ -158,13 +159,10 @@ def _diff_registry_objects(original: Any, current: Any, new: Any, object_type: A
 
 
 def _keep_notes(current: Any, new: Any) -> None:
-    """Notes belong to the registry; a feature repo does not know them.
-
-    A repo that declares the served fingerprint takes back the one that waits, so that note is not kept.
-    """
+    """Notes belong to the registry; a feature repo does not know them."""
     tags = getattr(current, "tags", None) or {}
     if FINGERPRINT_TAG in tags and tags[FINGERPRINT_TAG] == new.tags.get(FINGERPRINT_TAG):
-        new.tags.update({note: tags[note] for note in (PREVIOUS, TABLE) if note in tags})
+        new.tags.update({note: tags[note] for note in NOTES if note in tags})
 
 
 def _changes(current: FeatureView, new: LLMBatchFeatureView) -> Iterator[PropertyDiff]:
@@ -237,22 +235,25 @@ def _check_versions(store: FeatureStore, objects: Iterable[Any]) -> None:
 
 def _after_apply(store: FeatureStore, pairs: list[tuple[Any, Any]]) -> None:
     if kept_by(store.registry):
-        _prepare_versions(store, [new for _, new in pairs if isinstance(new, LLMBatchFeatureView)])
+        _prepare_versions(store, [new for _, new in pairs if FINGERPRINT_TAG in (getattr(new, "tags", None) or {})])
     else:
         _drop_stale_rows(store, pairs)
 
 
-def _prepare_versions(store: FeatureStore, views: list[LLMBatchFeatureView]) -> None:
+def _prepare_versions(store: FeatureStore, views: list[Any]) -> None:
     """H: makes the online tables of served and waiting versions, and says what to do next."""
-    book = read(store.registry, store.project) if views else {}
+    declared = {view.name: view.tags[FINGERPRINT_TAG] for view in views}
+    book = edit(store.registry, store.project, lambda book: take_back(book, declared)) if views else {}
     waiting = [name for name, versions in book.items() if versions.candidate is not None]
+    stored = [name for name in declared if book[name].kind == "feature_view"]
+    tables = [
+        book[name].view(number) for name in stored for number in (book[name].number, book[name].candidate)
+        if number is not None
+    ]  # fmt: skip
     nothing: dict[str, Any] = {"entities_to_delete": [], "entities_to_keep": [], "partial": True}
-    for view in views:
-        versions = book[view.name]
-        kept = [number for number in (versions.number, versions.candidate) if number is not None]
-        store._get_provider().online_store.update(
-            store.config, tables_to_delete=[], tables_to_keep=[versions.view(number) for number in kept], **nothing
-        )
+    if tables:
+        online_store = store._get_provider().online_store
+        online_store.update(store.config, tables_to_delete=[], tables_to_keep=tables, **nothing)
     if waiting:
         commands = [fill_command(view.name, book[view.name].candidate or 0) for view in views if view.name in waiting]
         logger.warning(
@@ -352,9 +353,14 @@ def _group_feature_refs(original: Any, features: Any, views: Any, on_demand_view
 def _get_online_request_context(original: Any, registry: Any, project: str, *args: Any, **kwargs: Any) -> Any:
     """L: looks the views up again, once, if a switch came in between."""
     try:
-        context = original(registry, project, *args, **kwargs)
+        return original(registry, project, *args, **kwargs)
     except FingerprintMismatchError:
         registry.refresh(project)
-        context = original(registry, project, *args, **kwargs)
-    check_kept(registry, [view for view, _ in context[5]])  # the views that are read from the store
-    return context
+        return original(registry, project, *args, **kwargs)
+
+
+def _get_entity_maps(original: Any, registry: Any, project: str, views: Any) -> Any:
+    """L: refuses rows of another version than the registry says. Called in every online request; this one and
+    `_group_feature_refs` come late enough that the mends hold in the first request of a process, too."""
+    check_kept(registry, views)
+    return original(registry, project, views)

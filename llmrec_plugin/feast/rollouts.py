@@ -43,7 +43,7 @@ def declare(book: Book, declared: Proto, *, from_repo: bool) -> int | None:
     if versions is None:
         return None
     if fingerprint(declared) == fingerprint(versions.served):
-        notes = {"previous": versions.previous, "candidate": None if from_repo else versions.candidate}
+        notes = {"previous": versions.previous, "candidate": versions.candidate}
         versions.served = _with_history(declared, versions.served)
         versions.note(**notes)
         return versions.number
@@ -61,6 +61,22 @@ def declare(book: Book, declared: Proto, *, from_repo: bool) -> int | None:
         versions.kept[number] = _with_history(declared, versions.kept[number])
     versions.note(candidate=number, previous=versions.previous)
     return number
+
+
+def take_back(book: Book, declared: dict[str, str]) -> Book:
+    """Lets no version wait beside a served one whose fingerprint is declared (again).
+
+    Args:
+        book: The versions.
+        declared: View -> fingerprint, what a feature repo declares now.
+
+    Returns:
+        The book.
+    """
+    for name, versions in book.items():
+        if declared.get(name) == fingerprint(versions.served):
+            versions.note(previous=versions.previous)
+    return book
 
 
 def materialized(book: Book, name: str, of: str, start: datetime, end: datetime) -> None:

@@ -27,9 +27,9 @@ def llmrec(arguments: list[str]) -> dict[str, Any]:
     return {"status": result.exit_code, "output": result.output}
 
 
-def poll(items: list[str], query: str, stop: str) -> list[Any]:
+def poll(items: list[str], query: str, started: str, stop: str) -> list[Any]:
     """What a server answers, again and again until the file `stop` is there: each answer that differs from the one
-    before, or the error."""
+    before, or the error. It writes the file `started` after the first answer."""
     store = open_store(None)
     rows = [{"item": item, "query": query} for item in items]
     seen: list[Any] = []
@@ -41,6 +41,7 @@ def poll(items: list[str], query: str, stop: str) -> list[Any]:
             answer = repr(exc)
         if not seen or seen[-1] != answer:
             seen.append(answer)
+            Path(started).touch()
         time.sleep(0.005)
     return seen
 

@@ -10,6 +10,7 @@ import datetime
 import json
 import sqlite3
 import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -138,7 +139,7 @@ class Polled:
     """A server that is asked all the time while a `with` block runs."""
 
     def __init__(self, repo: Repo, server: Processes) -> None:
-        self._stop = repo.root / "stop"
+        self._started, self._stop = repo.root / "started", repo.root / "stop"
         self.answers: list[Any] = []
 
         def run() -> None:
@@ -148,6 +149,7 @@ class Polled:
                 environ=repo.environ,
                 items=ITEMS,
                 query=TEXT,
+                started=str(self._started),
                 stop=str(self._stop),
             )
 
@@ -155,6 +157,9 @@ class Polled:
 
     def __enter__(self) -> Polled:
         self._thread.start()
+        while not self._started.exists():
+            assert self._thread.is_alive()
+            time.sleep(0.01)
         return self
 
     def __exit__(self, *_: Any) -> None:
@@ -209,7 +214,7 @@ def test_a_server_sees_the_old_model_then_the_new_one_then_the_old_one_and_nothi
         assert None not in shop.answer(["newer"])[0]
         with pytest.raises(StepError, match="nothing to return to"):
             shop.llmrec("rollback")
-        threading.Event().wait(1.5)  # a SQL registry is read anew every second
+        time.sleep(1.5)  # a SQL registry is read anew every second
     errors = [answer for answer in polled.answers if isinstance(answer, str)]
     assert not errors
     kinds = [
