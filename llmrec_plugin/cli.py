@@ -251,6 +251,7 @@ def rollout_rollback(folder: str) -> None:
 
     for view in rollouts.roll_back(_feature_store(folder)):
         click.secho(f"{view.view}: v{view.previous} is served instead of v{view.served}", fg="green")
+    click.echo("Rows written since the promotion: feast materialize-incremental $(date -u +%Y-%m-%dT%H:%M:%S)")
 
 
 @rollout.command("clean")

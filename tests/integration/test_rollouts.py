@@ -6,13 +6,15 @@ similarity in one request, all the time; it may see whole answers only.
 
 from __future__ import annotations
 
+import copy
 import datetime
 import json
 import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
+from pathlib import Path
+from typing import Any, TypeAlias
 
 import numpy as np
 import pytest
@@ -59,10 +61,17 @@ class Shop:
         repo.write_items(self.rows)
 
     def configure(self, registry: str, store: str, versioning: str = "true") -> None:
+        self._configured = registry, store, versioning
         text = CONFIGURATION.format(
             registry=REGISTRIES[registry].replace(", ", "\n  "), online=STORES[store], versioning=versioning
         )
         (self.repo.folder / "feature_store.yaml").write_text(text)
+
+    def copy(self, root: Path) -> Shop:
+        made = copy.copy(self)
+        made.repo, made.rows = self.repo.copy(root), list(self.rows)
+        made.configure(*self._configured)
+        return made
 
     @staticmethod
     def _row(item: str, title: str, month: int) -> dict[str, Any]:
@@ -167,15 +176,45 @@ class Polled:
         self._thread.join()
 
 
-@pytest.fixture(params=["planned-file", "unplanned-sql"])
-def shop(request: pytest.FixtureRequest, new_repo: Callable[..., Repo]) -> Shop:
-    store, registry = request.param.split("-")
-    return Shop(new_repo(request.param), registry, store)
+PLANNED_FILE, UNPLANNED_SQL = "planned-file", "unplanned-sql"
+both = pytest.mark.parametrize("kind", [PLANNED_FILE, UNPLANNED_SQL])
+
+Filled: TypeAlias = Callable[[str], tuple[Shop, list[Any], list[Any]]]
 
 
+@pytest.fixture(scope="module")
+def new_shop(new_repo: Callable[..., Repo]) -> Callable[[str], Shop]:
+    """Makes a repo of this kind, to which nothing was applied."""
+
+    def make(kind: str) -> Shop:
+        store, registry = kind.split("-")
+        return Shop(new_repo(kind), registry, store)
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def filled(new_shop: Callable[[str], Shop], tmp_path_factory: pytest.TempPathFactory) -> Filled:
+    """Gives a repo whose second model waits and is complete, and what both models answer."""
+    made: dict[str, tuple[Shop, list[Any], list[Any]]] = {}
+
+    def copy(kind: str) -> tuple[Shop, list[Any], list[Any]]:
+        if kind not in made:
+            shop = new_shop(kind)
+            first, second = shop.start(), shop.declare_next(seed=1)
+            shop.fill(1)
+            made[kind] = shop, first, second
+        shop, first, second = made[kind]
+        return shop.copy(tmp_path_factory.mktemp("copy") / "root"), first, second
+
+    return copy
+
+
+@both
 def test_a_server_sees_the_old_model_then_the_new_one_then_the_old_one_and_nothing_else(
-    shop: Shop, server: Processes
+    new_shop: Callable[[str], Shop], server: Processes, kind: str
 ) -> None:
+    shop = new_shop(kind)
     first = shop.start()
     assert _equal(shop.answer(), first)
     with Polled(shop.repo, server) as polled:
@@ -224,10 +263,8 @@ def test_a_server_sees_the_old_model_then_the_new_one_then_the_old_one_and_nothi
     assert kinds == ["first", "second", "first"]
 
 
-def test_two_rollouts_in_a_row_and_what_is_removed_after(shop: Shop) -> None:
-    first = shop.start()
-    second = shop.declare_next(seed=1)
-    shop.fill(1)
+def test_two_rollouts_in_a_row_and_what_is_removed_after(filled: Filled) -> None:
+    shop, first, second = filled(PLANNED_FILE)
     shop.llmrec("promote")
     third = shop.declare_next(seed=2)
     assert _equal(shop.answer(), second)
@@ -269,10 +306,9 @@ def _rows_in(shop: Shop, view: str) -> int:
         return connection.execute(f"SELECT count(*) FROM test_{view}").fetchone()[0]
 
 
-def test_a_promotion_that_is_killed_switched_every_view_or_none(shop: Shop) -> None:
-    first = shop.start()
-    second = shop.declare_next(seed=1)
-    shop.fill(1)
+@both
+def test_a_promotion_that_is_killed_switched_every_view_or_none(filled: Filled, kind: str) -> None:
+    shop, first, second = filled(kind)
     writes = 0
     while True:
         try:
@@ -288,10 +324,9 @@ def test_a_promotion_that_is_killed_switched_every_view_or_none(shop: Shop) -> N
     assert _equal(shop.answer(), second)
 
 
-def test_a_run_that_a_promotion_overtakes_belongs_to_the_version_it_wrote(shop: Shop) -> None:
-    shop.start()
-    second = shop.declare_next(seed=1)
-    shop.fill(1)
+@both
+def test_a_run_that_a_promotion_overtakes_belongs_to_the_version_it_wrote(filled: Filled, kind: str) -> None:
+    shop, _, second = filled(kind)
     shop.repo.call("rollout_steps:promote_during_a_run", end=SECOND)
     about = shop.versions()[VIEW]
     assert about["served"] == 1
@@ -299,18 +334,17 @@ def test_a_run_that_a_promotion_overtakes_belongs_to_the_version_it_wrote(shop: 
     assert _equal(shop.answer(), second)
 
 
-def test_a_state_that_is_written_late_does_not_undo_a_promotion(shop: Shop) -> None:
-    shop.start()
-    second = shop.declare_next(seed=1)
-    shop.fill(1)
+@both
+def test_a_state_that_is_written_late_does_not_undo_a_promotion(filled: Filled, kind: str) -> None:
+    shop, _, second = filled(kind)
     shop.repo.call("rollout_steps:stale_state_change")
     assert {item["served"] for item in shop.versions().values()} == {1}
     assert _equal(shop.answer(), second)
 
 
-def test_a_request_that_meets_half_a_switch_is_answered_whole_or_refused(shop: Shop) -> None:
-    first = shop.start()
-    shop.declare_next(seed=1)
+@both
+def test_a_request_that_meets_half_a_switch_is_answered_whole_or_refused(filled: Filled, kind: str) -> None:
+    shop, first, _ = filled(kind)
     step = "rollout_steps:read_while_the_registry_is_half_read"
     assert _equal(shop.repo.call(step, items=ITEMS, query=TEXT, lasting=False), first)
     refused = shop.repo.call(step, items=ITEMS, query=TEXT, lasting=True)
@@ -318,7 +352,8 @@ def test_a_request_that_meets_half_a_switch_is_answered_whole_or_refused(shop: S
     assert "compares vectors of 'item_text_embedding'" in refused
 
 
-def test_a_feature_declared_during_a_rollout_is_there_after_it(shop: Shop) -> None:
+def test_a_feature_declared_during_a_rollout_is_there_after_it(new_shop: Callable[[str], Shop]) -> None:
+    shop = new_shop(PLANNED_FILE)
     first = shop.start()
     shop.repo.export(seed=1)
     shop.repo.declare(extra=EXTRA)
@@ -341,7 +376,10 @@ def test_a_feature_declared_during_a_rollout_is_there_after_it(shop: Shop) -> No
     assert None not in titles
 
 
-def test_a_feature_service_and_training_data_read_the_served_version_or_the_one_asked_for(shop: Shop) -> None:
+def test_a_feature_service_and_training_data_read_the_served_version_or_the_one_asked_for(
+    new_shop: Callable[[str], Shop],
+) -> None:
+    shop = new_shop(UNPLANNED_SQL)
     shop.repo.export()
     service = 'llm = publish(globals())\nranker = feast.FeatureService(name="ranker", features=list(llm.values())[2:])'
     shop.repo.declare()
@@ -372,12 +410,9 @@ def test_a_feature_service_and_training_data_read_the_served_version_or_the_one_
     assert np.allclose([row[VIEW] for row in training], second[0], atol=1e-6)
 
 
-def test_a_change_that_keeps_the_fingerprint_is_no_rollout(shop: Shop) -> None:
-    first = shop.start()
-    shop.declare_next(seed=1)
-    shop.fill(1)
+def test_a_change_that_keeps_the_fingerprint_is_no_rollout(filled: Filled) -> None:
+    shop, first, second = filled(PLANNED_FILE)
     shop.llmrec("promote")
-    second = shop.expected()
     before = shop.versions()[VIEW]
     shop.repo.declare(ttl_days=20_000, description="of packages", tags={"owner": "search"})
     assert "A rollout is under way" not in shop.repo.feast("apply")
@@ -387,10 +422,8 @@ def test_a_change_that_keeps_the_fingerprint_is_no_rollout(shop: Shop) -> None:
     assert _equal(shop.answer(), first)
 
 
-def test_a_model_that_is_gone_is_not_switched_to(shop: Shop) -> None:
-    first = shop.start()
-    shop.declare_next(seed=1)
-    shop.fill(1)
+def test_a_model_that_is_gone_is_not_switched_to(filled: Filled) -> None:
+    shop, first, _ = filled(PLANNED_FILE)
     artifacts = shop.repo.root / "home" / "artifacts"
     artifacts.rename(artifacts.with_name("away"))
     with pytest.raises(StepError, match="ArtifactNotFoundError"):
@@ -409,11 +442,8 @@ def test_without_the_setting_rollouts_are_refused_and_say_which(new_repo: Callab
     assert shop.answer()[0] == [None] * len(ITEMS)  # as ever: null, never a vector of the other model
 
 
-def test_a_process_without_the_setting_does_not_read_rows_of_another_version(new_repo: Callable[..., Repo]) -> None:
-    shop = Shop(new_repo("turned-off"), "file", "planned")
-    shop.start()
-    shop.declare_next(seed=1)
-    shop.fill(1)
+def test_a_process_without_the_setting_does_not_read_rows_of_another_version(filled: Filled) -> None:
+    shop, _, _ = filled(PLANNED_FILE)
     shop.llmrec("promote")
     shop.configure("file", "planned", "false")
     for reads in (lambda: shop.answer(), lambda: shop.repo.feast("apply")):
