@@ -201,9 +201,9 @@ def rollout_status(folder: str, as_json: bool) -> None:
     """Lists which version of each view is served, which one waits, and how many rows it lacks."""
     from dataclasses import asdict
 
-    from llmrec_plugin.feast import rollouts
+    from llmrec_plugin.feast import rollouts  # takes seconds to import
 
-    views = rollouts.status(_feature_store(folder))
+    views = rollouts.status(rollouts.open_store(folder))
     if as_json:
         _print_json([asdict(view) for view in views])
         return
@@ -238,7 +238,7 @@ def rollout_promote(folder: str) -> None:
     """Serves every version that waits, in one write of the registry; refused while one lacks rows."""
     from llmrec_plugin.feast import rollouts
 
-    for view in rollouts.promote(_feature_store(folder)):
+    for view in rollouts.promote(rollouts.open_store(folder)):
         click.secho(f"{view.view}: v{view.candidate} is served instead of v{view.served}", fg="green")
     click.echo("To return: llmrec rollout rollback")
 
@@ -249,7 +249,7 @@ def rollout_rollback(folder: str) -> None:
     """Serves again what was served before the last promotion, in one write of the registry."""
     from llmrec_plugin.feast import rollouts
 
-    for view in rollouts.roll_back(_feature_store(folder)):
+    for view in rollouts.roll_back(rollouts.open_store(folder)):
         click.secho(f"{view.view}: v{view.previous} is served instead of v{view.served}", fg="green")
     click.echo("Rows written since the promotion: feast materialize-incremental $(date -u +%Y-%m-%dT%H:%M:%S)")
 
@@ -260,17 +260,11 @@ def rollout_clean(folder: str) -> None:
     """Removes versions, with their online rows, that are neither served, nor waiting, nor the one before."""
     from llmrec_plugin.feast import rollouts
 
-    removed = rollouts.clean(_feature_store(folder))
+    removed = rollouts.clean(rollouts.open_store(folder))
     for name, number in removed:
         click.echo(f"{name}: v{number} removed")
     if not removed:
         click.echo("Nothing to remove.")
-
-
-def _feature_store(folder: str) -> Any:
-    from feast import FeatureStore  # takes seconds to import
-
-    return FeatureStore(repo_path=folder)
 
 
 def _catalogue() -> Catalogue:

@@ -134,6 +134,11 @@ class ViewStatus:
     rows: Rows | None
 
 
+def open_store(folder: str) -> FeatureStore:
+    """The feature store that the repo in `folder` describes."""
+    return FeatureStore(repo_path=folder)
+
+
 def status(store: FeatureStore) -> list[ViewStatus]:
     """What is served and what waits, for every one of our views.
 
