@@ -50,7 +50,7 @@ from feast.stream_feature_view import StreamFeatureView
 from llmrec_plugin.errors import FingerprintMismatchError
 from llmrec_plugin.feast.mixing import check_one_version
 from llmrec_plugin.feast.rollouts import check_supported, declare, fill_command, materialized, take_back
-from llmrec_plugin.feast.versions import FINGERPRINT_TAG, NOTES, can_edit, check_kept, edit, kept_by
+from llmrec_plugin.feast.versions import FINGERPRINT_TAG, NOTES, can_edit, check_kept, edit, kept_by, locked
 
 logger = logging.getLogger(__name__)
 
@@ -207,7 +207,8 @@ def _apply_diffs(original: Any, store: FeatureStore, diff: Any, *args: Any, **kw
     """G and H, for the local provider with SQLite."""
     pairs = [(item.current_feast_object, item.new_feast_object) for item in diff.feast_object_diffs]
     _check_versions(store, [new for _, new in pairs])
-    result = original(store, diff, *args, **kwargs)
+    with locked(store.registry):
+        result = original(store, diff, *args, **kwargs)
     _after_apply(store, pairs)
     return result
 
@@ -219,7 +220,8 @@ def _apply(original: Any, store: FeatureStore, objects: Any, *args: Any, **kwarg
     _check_versions(store, objects)
     names = {item.name for item in objects if isinstance(item, LLMBatchFeatureView)}
     known = {view.name: view for view in store.list_batch_feature_views() if view.name in names} if names else {}
-    result = original(store, objects, *args, **kwargs)
+    with locked(store.registry):
+        result = original(store, objects, *args, **kwargs)
     _after_apply(store, [(known.get(getattr(item, "name", "")), item) for item in objects])
     return result
 
@@ -235,7 +237,8 @@ def _check_versions(store: FeatureStore, objects: Iterable[Any]) -> None:
 
 def _after_apply(store: FeatureStore, pairs: list[tuple[Any, Any]]) -> None:
     if kept_by(store.registry):
-        _prepare_versions(store, [new for _, new in pairs if FINGERPRINT_TAG in (getattr(new, "tags", None) or {})])
+        ours = [new for _, new in pairs if FINGERPRINT_TAG in (getattr(new, "tags", None) or {})]
+        _prepare_versions(store, [view for view in ours if _is_from_repo(view)])
     else:
         _drop_stale_rows(store, pairs)
 
@@ -255,7 +258,7 @@ def _prepare_versions(store: FeatureStore, views: list[Any]) -> None:
         online_store = store._get_provider().online_store
         online_store.update(store.config, tables_to_delete=[], tables_to_keep=tables, **nothing)
     if waiting:
-        commands = [fill_command(view.name, book[view.name].candidate or 0) for view in views if view.name in waiting]
+        commands = [fill_command(name, book[name].candidate or 0) for name in stored if name in waiting]
         logger.warning(
             "A rollout is under way: %s. The old versions are served until `llmrec rollout promote`. First run:%s",
             ", ".join(f"{name} v{book[name].number} -> v{book[name].candidate}" for name in waiting),

@@ -187,3 +187,43 @@ def look_up_during_a_switch(odfv: str) -> list[str]:
     store.registry.get_any_feature_view = look_up
     views, on_demand = utils._get_feature_views_to_use(store.registry, store.project, [f"{odfv}:{odfv}"], True)
     return [view.description for view in (*on_demand, *views)]
+
+
+def distinct_keys() -> dict[str, Any]:
+    """Keys of a raw file with two key columns, one of them renamed, with repeated and missing keys; and what an
+    empty file gives."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+    from feast import FeatureView, Field
+    from feast.types import Int64, String
+
+    from llmrec_plugin.feast.completeness import _entity_keys
+    from llmrec_plugin.feast.training import TrainingSource
+
+    columns = {"user_no": [1, 1, None, 2, 1], "shop": ["a", "a", "a", "b", "b"]}
+    schema = pa.schema({"user_no": pa.int64(), "shop": pa.string()})
+    pq.write_table(pa.table(columns, schema=schema), "rows.parquet", row_group_size=2)
+    pq.write_table(schema.empty_table(), "none.parquet")
+    found = {}
+    for name in ("rows", "none"):
+        source = TrainingSource(
+            name=name,
+            configuration={
+                "bound": {"feature": {"name": "f"}},
+                "uri": f"{name}.parquet",
+                "root": ".",
+                "project": None,
+                "keys": ["user", "shop"],
+                "timestamp": "at",
+                "created": "",
+                "field_mapping": {"user_no": "user"},
+            },
+        )
+        view = FeatureView(name="view", source=source, schema=[Field(name="f", dtype=Int64)])
+        view.entity_columns = [Field(name="user", dtype=Int64), Field(name="shop", dtype=String)]
+        found[name] = sorted(
+            [list(key.join_keys), key.entity_values[0].string_val, key.entity_values[1].int64_val]
+            for keys in _entity_keys(view)
+            for key in keys
+        )
+    return found

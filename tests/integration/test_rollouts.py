@@ -84,7 +84,7 @@ class Shop:
     def declare_next(self, seed: int) -> list[Any]:
         """Exports and applies another model; what it will answer."""
         self.repo.export(seed=seed)
-        self.repo.feast("apply")
+        self.printed = self.repo.feast("apply")
         return self.expected()
 
     def fill(self, number: int, end: str = FIRST) -> None:
@@ -216,6 +216,8 @@ def test_a_server_sees_the_old_model_then_the_new_one_then_the_old_one_and_nothi
     assert _equal(shop.answer(), first)
     with Polled(shop.repo, server) as polled:
         second = shop.declare_next(seed=1)
+        assert shop.printed.count("feast materialize-incremental") == 1
+        assert f"--views {VIEW} --version v1" in shop.printed
         assert _equal(shop.answer(), first)
         assert {view["candidate"] for view in shop.status().values()} == {1}
         assert shop.status()[VIEW]["rows"] == {"expected": 4, "complete": 0, "null": 0}
@@ -462,3 +464,11 @@ def test_a_store_that_keeps_no_versions_is_refused(new_repo: Callable[..., Repo]
     shop.repo.declare()
     with pytest.raises(StepError, match="PlainOnlineStore keeps the rows of all versions in one table"):
         shop.repo.feast("apply", PYTHONPATH=str(shop.repo.folder))
+
+
+def test_every_entity_is_counted_once_whatever_its_keys(new_repo: Callable[..., Repo]) -> None:
+    found = new_repo("keys").call("rollout_steps:distinct_keys")
+    assert found == {
+        "rows": [[["shop", "user"], shop, user] for shop, user in (("a", 1), ("b", 1), ("b", 2))],
+        "none": [],
+    }
