@@ -306,7 +306,7 @@ def test_j_stock_feast_still_writes_the_registry_file_in_place(
     repo.declare()
     repo.feast("apply")
     assert not repo.call("rollout_steps:registry_is_written_in_place")
-    assert sorted(path.name for path in (repo.folder / "data").glob("registry*")) == ["registry.db"]
+    assert sorted(path.name for path in (repo.folder / "data").glob("registry*")) == ["registry.db", "registry.db.lock"]
 
 
 def test_k_stock_feast_still_forgets_the_version_of_a_copy(stock_versions: dict[str, Any]) -> None:
