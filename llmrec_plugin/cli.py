@@ -1,4 +1,4 @@
-"""The command line: ``llmrec plugins | features | models | export | plan | doctor | cache``.
+"""The command line: ``llmrec plugins | features | models | export | plan | doctor | rollout | cache``.
 
 Errors of this package end with one line and exit code 1; wrong usage with exit code 2.
 """
@@ -242,6 +242,95 @@ def stats(as_json: bool, last: int) -> None:
     )
     columns = ("feature", "mode", "rows", "empty", "invalid", "texts", "cached", "computed", "tokens")
     _print_table([{**{name: run[name] for name in columns}, "seconds": f"{run['seconds']:.1f}"} for run in runs])
+
+
+_repo = click.option(
+    "--chdir",
+    "-c",
+    "folder",
+    default=".",
+    show_default=True,
+    type=click.Path(exists=True, file_okay=False),
+    help="The feature repo.",
+)
+
+
+@main.group()
+def rollout() -> None:
+    """Switches every view to the fingerprint that `feast apply` declared last, or back."""
+
+
+@rollout.command("status")
+@_as_json
+@_repo
+def rollout_status(folder: str, as_json: bool) -> None:
+    """Lists which version of each view is served, which one waits, and how many rows it lacks."""
+    from dataclasses import asdict
+
+    from llmrec_plugin.feast import rollouts  # takes seconds to import
+
+    views = rollouts.status(rollouts.open_store(folder))
+    if as_json:
+        _print_json([asdict(view) for view in views])
+        return
+
+    def version(view: rollouts.ViewStatus, number: int | None) -> str:
+        if number is None:
+            return ""
+        model, _, artifact = view.artifacts.get(number, "").partition("@")
+        return f"v{number} {view.fingerprints.get(number, '')[:8]} {model}@{artifact[:8]}".removesuffix(" @")
+
+    _print_table(
+        [
+            {
+                "view": view.view,
+                "served": version(view, view.served),
+                "waits": version(view, view.candidate),
+                "before": version(view, view.previous),
+                "rows": f"{view.rows.complete} of {view.rows.expected}" if view.rows else "",
+                "newly null": view.rows.null if view.rows else "",
+            }
+            for view in views
+        ]
+    )
+    for view in views:
+        if view.candidate is not None and view.rows is not None and view.rows.missing:
+            click.echo(rollouts.fill_command(view.view, view.candidate))
+
+
+@rollout.command("promote")
+@_repo
+def rollout_promote(folder: str) -> None:
+    """Serves every version that waits, in one write of the registry; refused while one lacks rows."""
+    from llmrec_plugin.feast import rollouts
+
+    for view in rollouts.promote(rollouts.open_store(folder)):
+        click.secho(f"{view.view}: v{view.candidate} is served instead of v{view.served}", fg="green")
+    click.echo("To return: llmrec rollout rollback")
+
+
+@rollout.command("rollback")
+@_repo
+def rollout_rollback(folder: str) -> None:
+    """Serves again what was served before the last promotion, in one write of the registry."""
+    from llmrec_plugin.feast import rollouts
+
+    for view in rollouts.roll_back(rollouts.open_store(folder)):
+        click.secho(f"{view.view}: v{view.previous} is served instead of v{view.served}", fg="green")
+    click.echo("Rows written since the promotion: feast materialize-incremental $(date -u +%Y-%m-%dT%H:%M:%S)")
+
+
+@rollout.command("clean")
+@_repo
+def rollout_clean(folder: str) -> None:
+    """Removes versions, with their online rows, that are neither served, nor waiting, nor the one before."""
+    from llmrec_plugin.feast import rollouts
+
+    removed = rollouts.clean(rollouts.open_store(folder))
+    for name, number in removed:
+        click.echo(f"{name}: v{number} removed")
+    if not removed:
+        click.echo("Nothing to remove.")
 
 
 def _catalogue() -> Catalogue:

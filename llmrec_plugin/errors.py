@@ -18,6 +18,7 @@ inherits the builtin it refines, so callers may catch either::
     ├── FingerprintMismatchError (RuntimeError)
     ├── FetchError (RuntimeError)              features that were fetched are not those asked for
     ├── OnlineStoreError (RuntimeError)        the online store cannot do what was asked
+    ├── RolloutError (RuntimeError)            versions cannot be kept side by side, or not be switched now
     ├── SourceError (RuntimeError)             weights or tokenizer cannot be found or exported
     ├── ParityError (RuntimeError)             the exported graph differs from PyTorch
     ├── ProviderError (RuntimeError)           the device asked for cannot be used
@@ -110,6 +111,10 @@ class FetchError(LLMRecError, RuntimeError):
 
 class OnlineStoreError(LLMRecError, RuntimeError):
     """The online store cannot do what was asked of it."""
+
+
+class RolloutError(LLMRecError, RuntimeError):
+    """Two versions of a view cannot be kept side by side here, or cannot be switched now."""
 
 
 class SourceError(LLMRecError, RuntimeError):

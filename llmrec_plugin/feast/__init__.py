@@ -14,9 +14,12 @@ In a ranker that reads with a ``FeatureStore``::
     fetched = fetch(store, layout, {"item": ["i1", "i2"]})
 """
 
+from llmrec_plugin.feast.patches import apply_patches
 from llmrec_plugin.feast.publishing import publish
 from llmrec_plugin.feast.search import search
 from llmrec_plugin.feast.serving import fetch, layout_of
 from llmrec_plugin.pipeline.history import history_frame
+
+apply_patches()
 
 __all__ = ["fetch", "history_frame", "layout_of", "publish", "search"]

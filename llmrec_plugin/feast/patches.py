@@ -1,9 +1,10 @@
 """What Feast 0.67 gets wrong for a batch view with a transformation, mended.
 
 Each mend names its place upstream, and `tests/integration/test_patches.py` fails when upstream no longer
-needs it. The class `LLMBatchFeatureView` mends what Feast asks the view itself; four functions of Feast
-are wrapped for the rest when `publish` is called, which happens in the process that runs ``feast apply``
-or ``feast plan``. They act only on our views; serving and materializing run stock Feast.
+needs it. The class `LLMBatchFeatureView` mends what Feast asks the view itself; functions of Feast are
+wrapped for the rest when `llmrec_plugin.feast` is imported. A feature repo does that, and so does Feast,
+in every process that reads a stored view of ours, to rebuild its training source. The wrappers act only on
+our views.
 
     A  `feast plan` and `apply` crash once a transformation differs         diff/registry_diff.py:158
     B  a change of the transformation alone is not seen                     feature_view.py:374, 396
@@ -11,33 +12,49 @@ or ``feast plan``. They act only on our views; serving and materializing run sto
     D  the SQL registry forgets materialization intervals                   infra/registry/base_registry.py:1283
     E  a no-change apply resets the version number                          infra/registry/registry.py:680
     G  rows written by the old transformation are served by the new view    feature_store.py:1509, 1605
+    H  a version is not kept beside the served one, but half of it served   infra/registry/registry.py:749, sql.py:855
+    I  materializing a version moves the watermark of the served one        infra/registry/registry.py:1026
+    J  a registry file can be read half written                             infra/registry/file.py:41
+    K  on-demand views and feature services read the table of version 0     batch_feature_view.py:165
+    L  a switch between two look-ups mixes versions in one request          utils.py:1395; infra/registry/sql.py:1519
 
 (F, reads refused while materializing, is a setting: ``registry.serve_features_while_materializing: true``.)
 """
 
 from __future__ import annotations
 
+import copy
 import functools
+import importlib.util
 import json
 import logging
+import os
 import warnings
 from collections.abc import Iterable, Iterator
+from datetime import datetime
 from typing import Any
 
 import feast
+from feast import utils
 from feast.batch_feature_view import BatchFeatureView
 from feast.diff import registry_diff
 from feast.diff.property_diff import PropertyDiff, TransitionType
 from feast.feature_store import FeatureStore
 from feast.feature_view import FeatureView
 from feast.infra.registry.base_registry import BaseRegistry
+from feast.infra.registry.file import FileRegistryStore
+from feast.infra.registry.registry import Registry
 from feast.protos.feast.core.FeatureView_pb2 import FeatureView as FeatureViewProto
 from feast.stream_feature_view import StreamFeatureView
+
+from llmrec_plugin.errors import FingerprintMismatchError
+from llmrec_plugin.feast.mixing import check_one_version
+from llmrec_plugin.feast.rollouts import check_supported, declare, fill_command, materialized, take_back
+from llmrec_plugin.feast.versions import FINGERPRINT_TAG, NOTES, can_edit, check_kept, edit, kept_by, locked
 
 logger = logging.getLogger(__name__)
 
 TESTED_FEAST = ("0.67",)
-FINGERPRINT_TAG = "llmrec.fingerprint"
 _MARK = "_llmrec_patched"
 
 
@@ -84,6 +101,22 @@ def apply_patches() -> None:
     _wrap(BaseRegistry, "deserialize_registry_values", _deserialize_registry_values, static=True)
     _wrap(FeatureStore, "_apply_diffs", _apply_diffs)
     _wrap(FeatureStore, "apply", _apply)
+    for registry in _registries():
+        _wrap(registry, "apply_feature_view", _apply_feature_view)
+        _wrap(registry, "apply_materialization", _apply_materialization)
+    _wrap(BatchFeatureView, "__copy__", _copy_view)
+    _wrap(FileRegistryStore, "_write_registry", _write_registry)
+    _wrap(utils, "_group_feature_refs", _group_feature_refs)
+    _wrap(utils, "_get_entity_maps", _get_entity_maps)
+    _wrap(utils, "_get_online_request_context", _get_online_request_context)
+
+
+def _registries() -> Iterator[type[BaseRegistry]]:
+    yield Registry
+    if importlib.util.find_spec("sqlalchemy"):
+        from feast.infra.registry.sql import SqlRegistry
+
+        yield SqlRegistry
 
 
 def _wrap(owner: Any, name: str, wrapper: Any, *, static: bool = False) -> None:
@@ -111,6 +144,7 @@ def _udf_text(view: object) -> str | None:
 
 def _diff_registry_objects(original: Any, current: Any, new: Any, object_type: Any) -> Any:
     """A: compares a batch view's transformation by its text; the original looks for a field it does not have."""
+    _keep_notes(current, new)
     if not isinstance(new, LLMBatchFeatureView):
         return original(current, new, object_type)
     changes = [] if current == new else list(_changes(current, new))
@@ -122,6 +156,13 @@ def _diff_registry_objects(original: Any, current: Any, new: Any, object_type: A
         feast_object_property_diffs=changes,
         transition_type=TransitionType.UPDATE if changes else TransitionType.UNCHANGED,
     )
+
+
+def _keep_notes(current: Any, new: Any) -> None:
+    """Notes belong to the registry; a feature repo does not know them."""
+    tags = getattr(current, "tags", None) or {}
+    if FINGERPRINT_TAG in tags and tags[FINGERPRINT_TAG] == new.tags.get(FINGERPRINT_TAG):
+        new.tags.update({note: tags[note] for note in NOTES if note in tags})
 
 
 def _changes(current: FeatureView, new: LLMBatchFeatureView) -> Iterator[PropertyDiff]:
@@ -163,22 +204,66 @@ def _deserialize_registry_values(original: Any, serialized_proto: bytes, feast_o
 
 
 def _apply_diffs(original: Any, store: FeatureStore, diff: Any, *args: Any, **kwargs: Any) -> Any:
-    """G, for the local provider with SQLite."""
+    """G and H, for the local provider with SQLite."""
     pairs = [(item.current_feast_object, item.new_feast_object) for item in diff.feast_object_diffs]
-    result = original(store, diff, *args, **kwargs)
-    _drop_stale_rows(store, pairs)
+    _check_versions(store, [new for _, new in pairs])
+    with locked(store.registry):
+        result = original(store, diff, *args, **kwargs)
+    _after_apply(store, pairs)
     return result
 
 
 def _apply(original: Any, store: FeatureStore, objects: Any, *args: Any, **kwargs: Any) -> Any:
-    """G, for every other store."""
+    """G and H, for every other store."""
     objects = objects if isinstance(objects, Iterable) else [objects]
     objects = list(objects)
+    _check_versions(store, objects)
     names = {item.name for item in objects if isinstance(item, LLMBatchFeatureView)}
     known = {view.name: view for view in store.list_batch_feature_views() if view.name in names} if names else {}
-    result = original(store, objects, *args, **kwargs)
-    _drop_stale_rows(store, [(known.get(getattr(item, "name", "")), item) for item in objects])
+    with locked(store.registry):
+        result = original(store, objects, *args, **kwargs)
+    _after_apply(store, [(known.get(getattr(item, "name", "")), item) for item in objects])
     return result
+
+
+def _check_versions(store: FeatureStore, objects: Iterable[Any]) -> None:
+    """H: refuses a store that would keep the rows of two versions in one table, and to forget versions."""
+    names = {item.name for item in objects if isinstance(item, LLMBatchFeatureView)}
+    if names and kept_by(store.registry):
+        check_supported(store)
+    elif names:
+        check_kept(store.registry, [view for view in store.list_batch_feature_views() if view.name in names])
+
+
+def _after_apply(store: FeatureStore, pairs: list[tuple[Any, Any]]) -> None:
+    if kept_by(store.registry):
+        ours = [new for _, new in pairs if FINGERPRINT_TAG in (getattr(new, "tags", None) or {})]
+        _prepare_versions(store, [view for view in ours if _is_from_repo(view)])
+    else:
+        _drop_stale_rows(store, pairs)
+
+
+def _prepare_versions(store: FeatureStore, views: list[Any]) -> None:
+    """H: makes the online tables of served and waiting versions, and says what to do next."""
+    declared = {view.name: view.tags[FINGERPRINT_TAG] for view in views}
+    book = edit(store.registry, store.project, lambda book: take_back(book, declared)) if views else {}
+    waiting = [name for name, versions in book.items() if versions.candidate is not None]
+    stored = [name for name in declared if book[name].kind == "feature_view"]
+    tables = [
+        book[name].view(number) for name in stored for number in (book[name].number, book[name].candidate)
+        if number is not None
+    ]  # fmt: skip
+    nothing: dict[str, Any] = {"entities_to_delete": [], "entities_to_keep": [], "partial": True}
+    if tables:
+        online_store = store._get_provider().online_store
+        online_store.update(store.config, tables_to_delete=[], tables_to_keep=tables, **nothing)
+    if waiting:
+        commands = [fill_command(name, book[name].candidate or 0) for name in stored if name in waiting]
+        logger.warning(
+            "A rollout is under way: %s. The old versions are served until `llmrec rollout promote`. First run:%s",
+            ", ".join(f"{name} v{book[name].number} -> v{book[name].candidate}" for name in waiting),
+            "".join(f"\n    {command}" for command in [*commands, "llmrec rollout status"]),
+        )  # fmt: skip
 
 
 def _drop_stale_rows(store: FeatureStore, pairs: Iterable[tuple[Any, Any]]) -> None:
@@ -201,3 +286,86 @@ def _drop_stale_rows(store: FeatureStore, pairs: Iterable[tuple[Any, Any]]) -> N
             "until `feast materialize` or `feast materialize-incremental` has run.",
             new.name, (before or "none")[:16], after[:16],
         )  # fmt: skip
+
+
+def _apply_feature_view(
+    original: Any, registry: Any, view: Any, project: str, commit: bool = True, no_promote: bool = False
+) -> None:
+    """H: a version is a fingerprint, and only a promotion changes which one is served.
+
+    Feast serves each change at once, from an empty table; its SQL registry does so under ``--no-promote``, too.
+    And what it writes back while it materializes (a state) overwrites parts of whatever is served by then.
+    """
+    number = None
+    if kept_by(registry) and FINGERPRINT_TAG in view.tags:
+        view.ensure_valid()
+        if isinstance(registry, Registry):
+            registry._prepare_registry_for_changes(project)
+        declared = view.to_proto()
+        declared.spec.project = project
+        declared.meta.last_updated_timestamp.FromDatetime(utils._utc_now())
+        number = edit(
+            registry, project, lambda book: declare(book, declared, from_repo=_is_from_repo(view)), commit=commit
+        )
+    if number is None:
+        original(registry, view, project, commit, no_promote)
+    else:
+        view.current_version_number = number
+
+
+def _is_from_repo(view: Any) -> bool:
+    """Whether a feature repo made the view; what Feast reads from the registry has Feast's own classes."""
+    return any(type(part).__module__.startswith("llmrec_plugin.") for part in (view, view.feature_transformation))
+
+
+def _apply_materialization(
+    original: Any, registry: Any, view: Any, project: str, start: datetime, end: datetime, commit: bool = True
+) -> None:
+    """I: the rows belong to the version that was read when the run began; Feast looks at the name only."""
+    if FINGERPRINT_TAG not in view.tags or not can_edit(registry):
+        original(registry, view, project, start, end, commit)
+        return
+    of = view.tags[FINGERPRINT_TAG]
+    edit(registry, project, lambda book: materialized(book, view.name, of, start, end), commit=commit)
+
+
+def _write_registry(original: Any, store: FileRegistryStore, registry: Any) -> None:
+    """J: writes beside the file and moves it there, since Feast reads the file whenever it has changed."""
+    target = store._filepath.resolve()
+    beside = copy.copy(store)
+    beside._filepath = target.with_name(f"{target.name}.{os.getpid()}")
+    try:
+        original(beside, registry)
+        os.replace(beside._filepath, target)
+    finally:
+        beside._filepath.unlink(missing_ok=True)
+
+
+def _copy_view(original: Any, view: BatchFeatureView) -> BatchFeatureView:
+    """K: a copy with another projection is of the same version; Feast forgets which."""
+    made = original(view)
+    if FINGERPRINT_TAG in view.tags:
+        made.current_version_number = view.current_version_number
+    return made
+
+
+def _group_feature_refs(original: Any, features: Any, views: Any, on_demand_views: Any) -> Any:
+    """L: refuses a request whose views do not belong together."""
+    check_one_version(views, on_demand_views)
+    return original(features, views, on_demand_views)
+
+
+def _get_online_request_context(original: Any, registry: Any, project: str, *args: Any, **kwargs: Any) -> Any:
+    """L: looks the views up again, once, if a switch came in between."""
+    try:
+        return original(registry, project, *args, **kwargs)
+    except FingerprintMismatchError:
+        registry.refresh(project)
+        return original(registry, project, *args, **kwargs)
+
+
+def _get_entity_maps(original: Any, registry: Any, project: str, views: Any) -> Any:
+    """L: refuses rows of another version than the registry says. Called in every online request; this one and
+    `_group_feature_refs` come late enough that the mends hold in the first request of a process, too."""
+    check_kept(registry, views)
+    return original(registry, project, views)

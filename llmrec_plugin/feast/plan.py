@@ -22,6 +22,7 @@ from feast.repo_operations import parse_repo
 from llmrec_plugin.errors import InputError, UnknownNameError
 from llmrec_plugin.feast.engine import LLMComputeEngine, LLMComputeEngineConfig
 from llmrec_plugin.feast.jobs import Job, Written, count_lost, is_ours, open_job, select, states
+from llmrec_plugin.feast.versions import kept_by, read
 from llmrec_plugin.pipeline.assemble import assemble
 from llmrec_plugin.runtime.encoder import Encoder
 from llmrec_plugin.runtime.ledger import Entry, Key
@@ -121,13 +122,16 @@ def plan(
 
 
 def _registered(store: FeatureStore, declared: FeatureView) -> FeatureView:
-    """The registry's view, which knows what was materialized, unless its declaration or model is to change."""
+    """The registry's version of this declaration and model, which knows what was materialized, if there is one."""
     try:
-        registered = store.registry.get_feature_view(declared.name, store.project)
+        served = store.registry.get_feature_view(declared.name, store.project)
     except FeatureViewNotFoundException:
         return declared
-    same = is_ours(registered) and registered.feature_transformation.udf_string == _udf_text(declared)
-    return registered if same else declared
+    known = [served]
+    if kept_by(store.registry):
+        versions = read(store.registry, store.project)[declared.name]
+        known += [versions.view(number) for number in versions.kept]
+    return next((view for view in known if is_ours(view) and _udf_text(view) == _udf_text(declared)), declared)
 
 
 def _udf_text(view: FeatureView) -> str:

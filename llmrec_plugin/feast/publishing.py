@@ -15,7 +15,7 @@ from llmrec_plugin.artifacts import ArtifactStore
 from llmrec_plugin.binding import BoundFeature, BoundSimilarity, bind
 from llmrec_plugin.errors import ArtifactError, ColumnTypeError, DeclarationError, NameCollisionError, UnknownNameError
 from llmrec_plugin.feast.compatibility import unsuited_settings
-from llmrec_plugin.feast.patches import LLMBatchFeatureView, apply_patches
+from llmrec_plugin.feast.patches import LLMBatchFeatureView
 from llmrec_plugin.feast.views import batch_view, on_demand_name, on_demand_view, request_source, similarity_view
 from llmrec_plugin.manager import load_catalogue
 from llmrec_plugin.registry import Provenance, Registered
@@ -70,7 +70,6 @@ def publish(
         NameCollisionError: Two declarations have one name.
         UnknownNameError: A name in the arguments or in a similarity is not declared.
     """
-    apply_patches()
     publication = _Publication(namespace, dict(sources or {}), include, exclude)
     views = publication.run()
     namespace.update({f"_llmrec_{name}": view for name, view in views.items()})

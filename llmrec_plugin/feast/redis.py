@@ -22,8 +22,8 @@ from feast.infra.online_stores.helpers import _mmh3, _redis_key_prefix, compute_
 from feast.infra.online_stores.redis import RedisOnlineStore, RedisOnlineStoreConfig
 from feast.infra.supported_async_methods import SupportedAsyncMethods
 
-from llmrec_plugin.feast.patches import FINGERPRINT_TAG
 from llmrec_plugin.feast.vectors import ExactSearch, decode
+from llmrec_plugin.feast.versions import FINGERPRINT_TAG
 from llmrec_plugin.pipeline.nearest import Block
 
 KEYS_AT_ONCE = 1000

@@ -18,10 +18,12 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
+import pyarrow.acero as acero
 import pyarrow.dataset as pads
 import pyarrow.parquet as pq
 import yaml
@@ -166,6 +168,17 @@ class TrainingSource(FileSource):
         bound = self.bound
         name = f"{bound.feature.name}-{bound.fingerprint[:16]}-{digest([self.configuration, raw])[:8]}"
         return Table(load_settings().training_folder / name)
+
+    def distinct_keys(self) -> Iterator[pa.RecordBatch]:
+        """The keys of the raw file's entities, each once, in no order; rows without a key are left out."""
+        keys = self.configuration["keys"]
+        columns = {key: pads.field(self.raw_name(key)) for key in keys}
+        dataset = pads.dataset(self._raw_path(), format="parquet", partitioning="hive")
+        scan = acero.Declaration("scan", acero.ScanNodeOptions(dataset, columns=columns))
+        project = acero.Declaration("project", acero.ProjectNodeOptions(list(columns.values()), keys))
+        distinct = acero.Declaration("aggregate", acero.AggregateNodeOptions([], keys=keys))
+        for batch in acero.Declaration.from_sequence([scan, project, distinct]).to_reader():
+            yield from pa.Table.from_batches([batch]).drop_null().to_batches()
 
     def _write(self, dataset: pads.FileSystemDataset, file: str, part: Path) -> None:
         bound = self.bound

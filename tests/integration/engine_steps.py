@@ -19,7 +19,6 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-import feast.infra.registry.file
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -158,30 +157,6 @@ def peak_memory(view: str, rows: int, dims: int) -> dict[str, Any]:
     assert _wait(_start(run)) == 0
     before, peak = map(int, Path("data/peak").read_text().split())
     return {"before": before, "peak": peak, "seconds": time.monotonic() - began, "dims": dims}
-
-
-def fall_between_two_writes(store: str) -> int:
-    """Length of the registry after a process was killed when it had just begun to write it."""
-    store_type = {"stock": "FileRegistryStore", "ours": "llmrec_plugin.feast.registry.AtomicFileRegistryStore"}[store]
-
-    def run() -> None:
-        found = FeatureStore(repo_path=".")
-        found.config.registry.registry_store_type = store_type
-        registry = Registry(found.project, found.config.registry, Path())
-        registry.list_feature_views(found.project)
-        _die_when_a_file_is_opened_for_writing()
-        registry.commit()
-
-    assert _wait(_start(run)) == -signal.SIGKILL
-    return Path("data/registry.db").stat().st_size
-
-
-def _die_when_a_file_is_opened_for_writing() -> None:
-    def opened(path: Path, *_: Any, **__: Any) -> None:
-        path.write_bytes(b"")  # what opening it for writing does
-        _die()
-
-    feast.infra.registry.file.open = opened  # type: ignore[attr-defined]
 
 
 def _run_again(view: str, end: str) -> dict[str, Any]:

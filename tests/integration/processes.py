@@ -32,6 +32,7 @@ PREIMPORT = (
     "feast.infra.online_stores.sqlite",
     "feast.infra.passthrough_provider",
     "feast.infra.registry.registry",
+    "feast.infra.registry.sql",
     "feast.repo_operations",
 )
 

@@ -17,7 +17,6 @@ project: test
 provider: local
 registry:
   path: data/registry.db
-  registry_store_type: llmrec_plugin.feast.registry.AtomicFileRegistryStore
   serve_features_while_materializing: true
   enable_online_feature_view_versioning: true
 online_store: {type: sqlite, path: data/online.db}
@@ -54,10 +53,6 @@ def test_a_sound_repo(repo: Repo) -> None:
     [
         (("  serve_features_while_materializing: true\n", ""), {"reads_while_materializing": "error"}),
         (("  enable_online_feature_view_versioning: true\n", ""), {"rollouts": "note"}),
-        (
-            ("  registry_store_type: llmrec_plugin.feast.registry.AtomicFileRegistryStore\n", ""),
-            {"registry_file": "warning"},
-        ),
         ((ENGINE, ""), {"compute_engine": "warning"}),
         ((ENGINE, "batch_engine: {type: ray.engine}\n"), {"engines_and_stores": "error"}),
         (

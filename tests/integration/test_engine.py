@@ -29,7 +29,7 @@ WORDS = "red green blue yellow black white big small old new fast slow web serve
 
 @pytest.fixture(scope="module")
 def processes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Processes]:
-    server = Processes(tmp_path_factory.mktemp("steps"), ["llmrec_plugin.feast.engine", "llmrec_plugin.feast.registry"])
+    server = Processes(tmp_path_factory.mktemp("steps"), ["llmrec_plugin.feast.engine"])
     yield server
     server.close()
 
@@ -575,7 +575,6 @@ def test_reads_go_on_while_a_run_is_under_way(repo: Repo) -> None:
 def test_a_run_killed_at_fifty_points_goes_on_where_it_was(repo: Repo) -> None:
     # The first and the last keys are old: those that a run looks for in the store when it begins.
     repo.write_items(items := rows(16) + [row(number) for number in range(900, 916)])
-    use_registry(repo)
     incremental(repo)
     for number in (3, 8):
         items[number]["title"] += " corrected"
@@ -598,22 +597,6 @@ def check_goes_on(clean: dict[str, Any], runs: list[dict[str, Any]]) -> None:
         assert run["encoded"] <= clean["encoded"] + 4, run["point"]  # one chunk
         assert run["later"] == {"status": 0, "writes": 0}, run["point"]
         assert run["unchanged"], run["point"]
-
-
-def use_registry(repo: Repo, store_type: str = "llmrec_plugin.feast.registry.AtomicFileRegistryStore") -> None:
-    path = repo.folder / "feature_store.yaml"
-    path.write_text(
-        path.read_text().replace(
-            "{path: data/registry.db,", f"{{registry_store_type: {store_type}, path: data/registry.db,"
-        )
-    )
-
-
-@pytest.mark.parametrize("store", ["stock", "ours"])
-def test_a_kill_while_the_registry_is_written_leaves_it_whole(repo: Repo, store: str) -> None:
-    size = (repo.folder / "data" / "registry.db").stat().st_size
-    left = repo.call("engine_steps:fall_between_two_writes", store=store)
-    assert left == (0 if store == "stock" else size)  # Feast's is empty: why ours exists
 
 
 def test_a_killed_run_goes_on_though_the_cache_is_too_small_for_it(repo: Repo) -> None:

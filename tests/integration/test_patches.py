@@ -33,6 +33,7 @@ STOCK_FEATURES = """
 from datetime import timedelta
 
 from feast import BatchFeatureView, Entity, Field, FileSource
+from feast.on_demand_feature_view import on_demand_feature_view
 from feast.types import Int64, String
 
 item = Entity(name="item", join_keys=["item"])
@@ -59,12 +60,18 @@ def size(frame):
     return frame[["item", "event_timestamp", "created"]].assign(size={value}, more=0)
 ''',
 )
+
+
+@on_demand_feature_view(sources=[VIEW], schema=[Field(name="double", dtype=Int64)], mode="python")
+def double(inputs):
+    return {{"double": [None if size is None else 2 * size for size in inputs["size"]]}}
 """
 ROWS = [
     {"item": f"i{number}", "title": title, "at": datetime.datetime(2026, 1, 1 + number, tzinfo=datetime.UTC)}
     for number, title in enumerate(["red web server", "green font", "fast python library"])
 ]
 WHOLE = ["2025-01-01", "2026-03-01"]
+OTHER = ["2025-06-01", "2026-06-01"]
 
 
 @dataclass(frozen=True)
@@ -110,9 +117,15 @@ def ours(request: pytest.FixtureRequest, new_repo: Callable[..., Repo]) -> dict[
     return seen
 
 
-def _stock(new_repo: Callable[..., Repo], registry: str, store: str) -> tuple[Scenario, Callable[..., None]]:
+def _stock(
+    new_repo: Callable[..., Repo], registry: str, store: str, *, versions: bool = False
+) -> tuple[Scenario, Callable[..., None]]:
     repo = new_repo(f"stock-{registry}-{store}")
     scenario = Scenario(repo, registry, store, "stock", "size")
+    if versions:
+        configuration = repo.folder / "feature_store.yaml"
+        text = configuration.read_text().replace("serve_", "enable_online_feature_view_versioning: true, serve_")
+        configuration.write_text(text)
 
     def declare(value: int, more: bool = False) -> None:
         text = STOCK_FEATURES.format(value=value, more='Field(name="more", dtype=Int64)' if more else "")
@@ -142,6 +155,26 @@ def stock(new_repo: Callable[..., Repo]) -> dict[str, Seen]:
 
     in_sql, _ = _stock(new_repo, "sql", "unplanned")
     seen["sql again"] = in_sql.take("apply")
+
+    return seen
+
+
+@pytest.fixture(scope="module")
+def stock_versions(new_repo: Callable[..., Repo]) -> dict[str, Any]:
+    """The same, with versions kept side by side."""
+    seen: dict[str, Any] = {}
+    versioned, declare = _stock(new_repo, "file", "unplanned", versions=True)
+    declare(2, more=True)
+    seen["version served at once"] = versioned.take("apply")
+    seen["version 1 filled"] = versioned.take("materialize", *WHOLE)
+    seen["version 0 filled"] = versioned.take("materialize", *OTHER, "--views", "stock", "--version", "v0")
+    seen["copy"] = versioned.repo.call("rollout_steps:copied_version", view="stock")
+    seen["in place"] = versioned.repo.call("rollout_steps:registry_is_written_in_place")
+    seen["looked up"] = versioned.repo.call("rollout_steps:look_up_during_a_switch", odfv="double")
+
+    versioned, declare = _stock(new_repo, "sql", "unplanned", versions=True)
+    declare(2, more=True)
+    seen["not promoted"] = versioned.take("apply", "--no-promote")
     return seen
 
 
@@ -237,3 +270,48 @@ def test_g_stock_feast_still_serves_rows_of_the_old_transformation(stock: dict[s
     assert stock["udf and schema changed"].values == [1] * len(ROWS), (
         "upstream mended G: drop the patches of FeatureStore.apply and _apply_diffs"
     )
+
+
+def test_h_stock_feast_still_serves_a_new_version_from_an_empty_table(stock_versions: dict[str, Any]) -> None:
+    assert stock_versions["version served at once"].version == 1
+    assert stock_versions["version served at once"].values == [None] * len(ROWS), (
+        "upstream mended H: drop the patch of apply_feature_view"
+    )
+
+
+def test_h_stock_feast_still_promotes_in_a_sql_registry_what_is_not_to_be_promoted(
+    stock_versions: dict[str, Any],
+) -> None:
+    stock_versions["not promoted"].printed.succeeded()
+    assert "size=2" in stock_versions["not promoted"].transformation, (
+        "upstream mended a part of H: --no-promote keeps what is served"
+    )
+
+
+def test_i_stock_feast_still_moves_the_watermark_of_the_served_version(stock_versions: dict[str, Any]) -> None:
+    assert stock_versions["version 1 filled"].version == 1
+    stock_versions["version 0 filled"].printed.succeeded()
+    assert stock_versions["version 0 filled"].intervals[-1] == OTHER, (
+        "upstream mended I: drop the patch of apply_materialization"
+    )
+
+
+def test_j_stock_feast_still_writes_the_registry_file_in_place(
+    stock_versions: dict[str, Any], new_repo: Callable[..., Repo]
+) -> None:
+    assert stock_versions["in place"], "upstream mended J: drop the patch of FileRegistryStore"
+    repo = new_repo("replaced")
+    repo.write_items(ROWS)
+    repo.export()
+    repo.declare()
+    repo.feast("apply")
+    assert not repo.call("rollout_steps:registry_is_written_in_place")
+    assert sorted(path.name for path in (repo.folder / "data").glob("registry*")) == ["registry.db", "registry.db.lock"]
+
+
+def test_k_stock_feast_still_forgets_the_version_of_a_copy(stock_versions: dict[str, Any]) -> None:
+    assert stock_versions["copy"] is None, "upstream mended K: drop the patch of BatchFeatureView.__copy__"
+
+
+def test_l_stock_feast_still_looks_up_the_views_of_a_request_one_by_one(stock_versions: dict[str, Any]) -> None:
+    assert stock_versions["looked up"] == ["", "after"], "upstream mended L: drop the patches of feast.utils"
