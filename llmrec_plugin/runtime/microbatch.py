@@ -21,10 +21,16 @@ logger = logging.getLogger(__name__)
 
 MAX_WAITING_TOKENS = 65_536
 """Bound on what may wait: some seconds of work for a small encoder on two cores."""
+TEXTS_PER_WRITE = 256
+"""Vectors that may wait to be kept while more texts come."""
 RECENT_TEXTS = 1_024
-"""Vectors kept in memory: a text that is done joins no second batch while its vector is on the way to the cache."""
+"""Vectors held in memory: a text that is done joins no second batch while its vector waits to be kept."""
+_LINGER_SECONDS = 0.002
+"""How long the thread looks out for more texts before it turns to keeping vectors, which would hold up the callers
+that have just been woken (Python runs one thread at a time)."""
 
 Vector: TypeAlias = np.ndarray | None
+Encode: TypeAlias = Callable[[list[str]], Sequence[Vector]]
 
 
 class Prepared(NamedTuple):
@@ -35,7 +41,7 @@ class Prepared(NamedTuple):
         token_budget: About how many tokens to encode in one go.
     """
 
-    encode: Callable[[list[str]], Sequence[Vector]]
+    encode: Encode
     token_budget: int
 
 
@@ -71,7 +77,7 @@ class MicroBatcher:
         name: Of the feature, for messages and the thread.
         prepare: Gives the encoder; called in the thread before every batch, so loading delays no caller with a
             deadline. Its error goes to every waiting caller.
-        keep: Called in the thread with the finite vectors of a batch after they were handed out.
+        keep: Called in the thread with finite vectors, after they were handed out and when there is time.
         count_tokens: About how many tokens a text has; must not be slow.
         max_waiting_tokens: Bound on the tokens that wait.
     """
@@ -94,6 +100,7 @@ class MicroBatcher:
         self._working = False
         self._lock = threading.Lock()
         self._room = threading.Condition(self._lock)
+        self._arrived = threading.Condition(self._lock)
         self._waiting: deque[_Call] = deque()  # calls with texts that no batch has taken
         self._late: deque[_Call] = deque()  # the same, of callers that are gone
         self._calls: dict[str, list[_Call]] = {}  # unfinished texts and who wants them
@@ -128,6 +135,10 @@ class MicroBatcher:
                 raise call.error
             return dict(call.vectors)
 
+    def drain(self) -> None:
+        """Returns when all that waits is encoded and kept."""
+        self._thread.submit(lambda: None).result()
+
     # --- called in the caller's thread
 
     def _add(self, call: _Call, until: float | None) -> bool:
@@ -152,6 +163,7 @@ class MicroBatcher:
                     self._waiting_tokens += self._count_tokens(text)
                 self._calls[text].append(call)
             self._waiting.append(call)
+            self._arrived.notify()
             return True
 
     def _new_tokens(self, call: _Call) -> int:
@@ -178,34 +190,43 @@ class MicroBatcher:
 
     def _work(self) -> None:
         """Encodes batch after batch until nothing waits."""
-        while True:
-            try:
-                prepared = self._prepare()
-            except BaseException as exc:  # whatever it is, no caller may wait for ever
-                self._fail_all(exc)
-                return
-            texts = self._take(prepared.token_budget)
-            if not texts:
-                return
-            outcomes = _encode(prepared.encode, texts)
+        finite: dict[str, np.ndarray] = {}
+        while batch := self._next_batch():
+            outcomes = _encode(*batch)
             self._hand_out(outcomes)
-            try:
-                self._keep({text: vector for text, vector in outcomes.items() if isinstance(vector, np.ndarray)})
-            except Exception:
-                logger.exception("%s: the vectors of a batch could not be kept", self._name)
+            finite |= {text: vector for text, vector in outcomes.items() if isinstance(vector, np.ndarray)}
+            if len(finite) >= TEXTS_PER_WRITE:
+                self._write(finite)
+                finite = {}
+        if finite:
+            self._write(finite)
 
-    def _take(self, token_budget: int) -> list[str]:
-        """The texts of the next batch; none: the work is done."""
+    def _next_batch(self) -> tuple[Encode, list[str]] | None:
+        """The loaded encoder and the next texts; None: the work is done."""
+        try:
+            encode, token_budget = self._prepare()
+        except BaseException as exc:  # whatever it is, no caller may wait for ever
+            self._fail_all(exc)
+            return None
         with self._lock:
-            texts = self._take_from(self._waiting, token_budget)
+            if not self._waiting:
+                self._arrived.wait(_LINGER_SECONDS)
+            texts = self._take(self._waiting, token_budget)
             if not texts and threading.main_thread().is_alive():  # a process that ends does not work for later ones
-                texts = self._take_from(self._late, token_budget)
+                texts = self._take(self._late, token_budget)
             self._waiting_tokens -= sum(map(self._count_tokens, texts))
             self._room.notify_all()
             self._working = bool(texts)
-            return texts
+        return (encode, texts) if texts else None
 
-    def _take_from(self, queue: deque[_Call], token_budget: int) -> list[str]:
+    def _write(self, vectors: dict[str, np.ndarray]) -> None:
+        try:
+            self._keep(vectors)
+        except Exception:
+            logger.exception("%s: vectors could not be kept", self._name)
+
+    def _take(self, queue: deque[_Call], token_budget: int) -> list[str]:
+        """Some texts of `queue`, of each call one in turn; called with the lock."""
         texts: list[str] = []
         tokens = 0
         while queue and tokens < token_budget:
@@ -252,7 +273,7 @@ class MicroBatcher:
         logger.error("%s: encoding failed for %d waiting requests: %r", self._name, len(calls), error)
 
 
-def _encode(encode: Callable[[list[str]], Sequence[Vector]], texts: list[str]) -> dict[str, Vector | BaseException]:
+def _encode(encode: Encode, texts: list[str]) -> dict[str, Vector | BaseException]:
     """What each text gave. When the batch fails each is tried alone, so that one text fails no other."""
     try:
         return dict(zip(texts, encode(texts), strict=True))

@@ -146,6 +146,11 @@ class Runner:
         self._encode_texts(bound, self._encoder(bound, "online"), ["ready"])
         self.cache.size()
 
+    def drain(self) -> None:
+        """Returns when what requests asked for is in the cache."""
+        for batcher in list(self._batchers.values()):
+            batcher.drain()
+
     def _encode(self, bound: BoundFeature, texts: list[str], vectors: dict[str, np.ndarray], mode: Mode) -> int:
         """Adds the vectors of `texts`, where finite, to `vectors` and to the cache; returns the tokens read."""
         encoder = self._encoder(bound, "batch")

@@ -316,15 +316,17 @@ from llmrec_plugin.runtime.cache import VectorCache
 cache = VectorCache(Path(sys.argv[1]), 2**20)
 vector = np.ones(8, np.float32)
 cache.put_many("a", {"parent": vector})
-before = cache._connection
+before = dict(cache._connections)
 child = os.fork()
 if child == 0:
     cache.put_many("a", {"child": vector})
-    ok = cache._connection is not before and len(cache.get_many("a", ["parent", "child"])) == 2
+    ok = len(cache.get_many("a", ["parent", "child"])) == 2
+    mine = [connection for (pid, _), connection in cache._connections.items() if pid == os.getpid()]
+    ok = ok and mine and not any(connection in before.values() for connection in mine)
     cache.close()
     os._exit(0 if ok else 1)
 assert os.waitpid(child, 0)[1] == 0
-assert cache._connection is before
+assert before and cache._connections == before
 cache.put_many("a", {"later": vector})
 assert len(cache.get_many("a", ["parent", "child", "later"])) == 3
 assert sqlite3.connect(cache.path).execute("PRAGMA integrity_check").fetchone() == ("ok",)

@@ -23,6 +23,7 @@ TITLES = [f"{a} {b} {c}" for a in WORDS[:7] for b in WORDS[7:14] for c in WORDS[
 def embed(runner, feature, rows, mode="batch", column="title"):
     bound = feature if isinstance(feature, BoundFeature) else bind(feature, runner.store)
     values, _, report = runner.embed(bound, {column: rows}, mode)
+    runner.drain()
     return values, report
 
 
