@@ -123,7 +123,10 @@ def similarity_view(
     bound: BoundSimilarity, sources: list[FeatureView | RequestSource], tags: dict[str, str]
 ) -> OnDemandFeatureView:
     """The view that compares two vectors, each from a batch view or from the request."""
-    outputs = [Field(name=bound.feature.name, dtype=Float32, description=bound.feature.description)]
+    name = bound.feature.name
+    outputs = [Field(name=name, dtype=Float32, description=bound.feature.description)]
+    if bound.feature.status:
+        outputs.append(_status_field(name))
     return _on_demand(bound.feature.name, bound, sources, outputs, tags)
 
 
@@ -139,8 +142,12 @@ def _output_fields(name: str, feature: TextFeature, *, stored: bool) -> list[Fie
     dtype = Array(Float32) if feature.storage == "list" else Bytes
     fields = [Field(name=name, dtype=dtype, description=feature.description, **index)]
     if feature.status:
-        fields.append(Field(name=f"{name}_status", dtype=String, description=f"Why {name} is what it is."))
+        fields.append(_status_field(name))
     return fields
+
+
+def _status_field(name: str) -> Field:
+    return Field(name=f"{name}_status", dtype=String, description=f"Why {name} is what it is.")
 
 
 def _on_demand(
