@@ -124,7 +124,7 @@ class MicroBatcher:
             Exception: What loading the encoder or encoding one of these texts raised.
         """
         call = _Call(texts)
-        if not self._add(call, until):
+        if not texts or not self._add(call, until):
             return {}
         call.finished.wait(None if until is None else max(until - time.monotonic(), 0))
         with self._lock:
@@ -212,12 +212,20 @@ class MicroBatcher:
             if not self._waiting:
                 self._arrived.wait(_LINGER_SECONDS)
             texts = self._take(self._waiting, token_budget)
-            if not texts and threading.main_thread().is_alive():  # a process that ends does not work for later ones
+            if not texts and self._late and not self._process_ends():
                 texts = self._take(self._late, token_budget)
             self._waiting_tokens -= sum(map(self._count_tokens, texts))
             self._room.notify_all()
             self._working = bool(texts)
         return (encode, texts) if texts else None
+
+    def _process_ends(self) -> bool:
+        """Whether the interpreter is shutting down, when an executor takes no more work."""
+        try:
+            self._thread.submit(lambda: None)
+        except RuntimeError:
+            return True
+        return False
 
     def _write(self, vectors: dict[str, np.ndarray]) -> None:
         try:

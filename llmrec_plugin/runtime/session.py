@@ -3,7 +3,8 @@
 Two profiles of one graph, both with results equal to the last bit (measured on 2 cores):
 
 * ``batch``: one thread per `run`, called from several threads, no spinning: the best throughput;
-* ``online``: all threads in one `run`, spinning: the shortest single request.
+* ``online``: all threads in one `run`: the shortest single request. No spinning here, either: threads that spin
+  after a run take the CPU from the server's other threads and workers (docs/benchmarks/on-demand.md).
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ def open_session(graph: Path, *, device: Device, profile: Profile, threads: int)
     options.log_severity_level = _ERRORS_ONLY
     options.intra_op_num_threads = 1 if profile == "batch" else threads
     options.inter_op_num_threads = 1
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0" if profile == "batch" else "1")
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
 
     obstacle = "the device is 'cpu'" if device == "cpu" else cuda_obstacle()
     if obstacle and device == "cuda":
