@@ -10,7 +10,7 @@ for the similarity of a query and the item, one request after the other:
     cached      20 queries in turn
 
 Two checkouts take turns, cell by cell, so both meet the same machine. ``/health`` is asked every 20 ms meanwhile:
-it answers from the event loop and waits whenever that is blocked. Needs the model all-minilm-l6-v2, exported.
+it answers from the event loop and waits whenever that is blocked. The model must be exported.
 """
 
 from __future__ import annotations
@@ -48,10 +48,11 @@ item_text = FeatureView(
     name="item_text", entities=[item], ttl=timedelta(days=36500), schema=[Field(name="title", dtype=String)],
     source=FileSource(path="items.parquet", timestamp_field="event_timestamp"),
 )
-model = dict(model="all-minilm-l6-v2", pooling="mean", normalize=True, prefix="", metric="cosine", max_tokens=256,
-             dims=384)
-item_text_embedding = EmbeddingFeature(name="item_text_embedding", entity="item", text="{title}", **model)
-query_embedding = EmbeddingFeature(name="query_embedding", entity=None, text="{query}", **model)
+model = dict(
+    model="{model}", pooling="mean", normalize=True, prefix="", metric="cosine", max_tokens={max_tokens}, dims={dims}
+)
+item_text_embedding = EmbeddingFeature(name="item_text_embedding", entity="item", text="{{title}}", **model)
+query_embedding = EmbeddingFeature(name="query_embedding", entity=None, text="{{query}}", **model)
 score = SimilarityFeature(name="score", left="query_embedding", right="item_text_embedding", metric="cosine")
 llm = publish(globals())
 """
@@ -71,7 +72,9 @@ WORDS = """
 class Server:
     """One checkout's ``feast serve``."""
 
-    def __init__(self, name: str, checkout: Path, folder: Path, environ: dict[str, str], workers: int) -> None:
+    def __init__(
+        self, name: str, checkout: Path, folder: Path, features: str, environ: dict[str, str], workers: int
+    ) -> None:
         self.name = name
         with contextlib.closing(socket.socket()) as probe:
             probe.bind(("127.0.0.1", 0))
@@ -79,7 +82,7 @@ class Server:
         self._environ = {**os.environ, **environ, "PYTHONPATH": str(checkout), "PYTHONWARNINGS": "ignore"}
         self._folder = folder
         if not (folder / "registry.db").exists():
-            prepare(folder, self._environ)
+            prepare(folder, features, self._environ)
         command = [feast(), "serve", "-h", "127.0.0.1", "-p", str(self.port), "-w", str(workers)]
         self._process = subprocess.Popen(
             [*command, "--max-requests", "0", "--no-access-log"],
@@ -126,9 +129,9 @@ def feast() -> str:
     return str(Path(sys.executable).with_name("feast"))
 
 
-def prepare(folder: Path, environ: dict[str, str]) -> None:
+def prepare(folder: Path, features: str, environ: dict[str, str]) -> None:
     folder.mkdir(parents=True)
-    (folder / "features.py").write_text(FEATURES)
+    (folder / "features.py").write_text(features)
     (folder / "feature_store.yaml").write_text(CONFIGURATION)
     frame = pd.DataFrame({"item": ["i"], "title": ["a fast parser"], "event_timestamp": [pd.Timestamp.now("UTC")]})
     frame.to_parquet(folder / "items.parquet", coerce_timestamps="us")
@@ -199,6 +202,9 @@ def measure(server: Server, kind: str, clients: int, seconds: float, seed: str) 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--artifacts", type=Path, required=True, help="folder with the exported model")
+    parser.add_argument("--model", default="all-minilm-l6-v2")
+    parser.add_argument("--dims", type=int, default=384)
+    parser.add_argument("--max-tokens", type=int, default=256)
     parser.add_argument("--against", type=Path, help="another checkout to compare with")
     parser.add_argument("--seconds", type=float, default=5.0, help="length of a cell")
     parser.add_argument("--rounds", type=int, default=1, help="how often each cell is measured")
@@ -209,6 +215,7 @@ def main() -> None:
     options = parser.parse_args()
     checkouts = {"before": options.against} if options.against else {}
     checkouts["after"] = Path(__file__).parents[1]
+    features = FEATURES.format(model=options.model, dims=options.dims, max_tokens=options.max_tokens)
     root = Path(tempfile.mkdtemp(prefix="on-demand-"))
     rows = []
     try:
@@ -221,7 +228,8 @@ def main() -> None:
                         "LLMREC_ARTIFACTS": str(options.artifacts.absolute()),
                         "LLMREC_PROGRESS": "0",
                     }
-                    servers.append(Server(name, checkout.absolute(), root / name / "repo", environ, workers))
+                    folder = root / name / "repo"
+                    servers.append(Server(name, checkout.absolute(), folder, features, environ, workers))
                 for server in servers:
                     server.wait()
                     measure(server, "distinct", 8, 3, f"{server.name} warm {workers}")
@@ -249,6 +257,7 @@ def main() -> None:
     medians = pd.DataFrame(rows).groupby(["workers", "queries", "clients", "code"], sort=False).median().reset_index()
     result = {
         "machine": f"{platform.machine()}, {os.cpu_count()} CPUs, Python {platform.python_version()}",
+        "model": options.model,
         "seconds_per_cell": options.seconds,
         "rounds": options.rounds,
         "median_cells": medians.to_dict("records"),
