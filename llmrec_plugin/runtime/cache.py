@@ -48,6 +48,7 @@ CREATE TABLE IF NOT EXISTS runs (
     texts INTEGER, cached INTEGER, computed INTEGER, tokens INTEGER, seconds REAL,
     fallback INTEGER NOT NULL DEFAULT 0);
 """
+_SCHEMA_VERSION = 1
 _LATER_COLUMNS = {"fallback": "INTEGER NOT NULL DEFAULT 0"}  # of `runs`; files of older versions lack them
 
 
@@ -222,10 +223,12 @@ class VectorCache:
         connection.execute("PRAGMA page_size = 16384")  # several vectors per page; only heeded by a new file
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = NORMAL")
-        connection.executescript(f"BEGIN IMMEDIATE; {_SCHEMA} COMMIT;")
-        present = {row[1] for row in connection.execute("PRAGMA table_info(runs)")}
-        for name in _LATER_COLUMNS.keys() - present:
-            connection.execute(f"ALTER TABLE runs ADD COLUMN {name} {_LATER_COLUMNS[name]}")
+        if connection.execute("PRAGMA user_version").fetchone() != (_SCHEMA_VERSION,):  # else there is nothing to write
+            connection.executescript(f"BEGIN IMMEDIATE; {_SCHEMA} COMMIT;")
+            present = {row[1] for row in connection.execute("PRAGMA table_info(runs)")}
+            for name in _LATER_COLUMNS.keys() - present:
+                connection.execute(f"ALTER TABLE runs ADD COLUMN {name} {_LATER_COLUMNS[name]}")
+            connection.execute(f"PRAGMA user_version = {_SCHEMA_VERSION}")
         self.path.chmod(0o600)
         return connection
 
