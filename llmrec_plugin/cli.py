@@ -1,4 +1,4 @@
-"""The command line: ``llmrec plugins | features | models | export | cache``.
+"""The command line: ``llmrec plugins | features | models | export | plan | doctor | cache``.
 
 Errors of this package end with one line and exit code 1; wrong usage with exit code 2.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterable, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -140,6 +141,71 @@ def export(model: str, name: str | None, **overrides: Any) -> None:
 
     artifact = export_model(_resolve(model, name, overrides), _store(), report=click.echo)
     click.secho(f"{artifact.manifest.model}: exported, parity passed, current is now {artifact.id[:16]}", fg="green")
+
+
+@main.command()
+@click.argument("views", nargs=-1)
+@click.option("--repo", type=click.Path(path_type=Path), default=".", help="Folder with feature_store.yaml.")
+@click.option("--start", type=click.DateTime(), help="As for feast materialize.  [default: what was not done yet]")
+@click.option("--end", type=click.DateTime(), help="UTC.  [default: now]")
+@_as_json
+def plan(views: tuple[str, ...], repo: Path, start: datetime | None, end: datetime | None, as_json: bool) -> None:
+    """Shows what the next materialization would compute: rows, texts, tokens, seconds, memory.
+
+    Reads the feature repo like `feast plan`, so a change can be planned before it is applied. Writes nothing.
+
+    \b
+    llmrec plan
+    llmrec plan item_title_embedding --start 2026-01-01 --end 2026-02-01 --json
+    """
+    from dataclasses import asdict
+
+    from llmrec_plugin.feast.plan import plan as make_plan  # imports feast, which takes seconds
+
+    plans = make_plan(repo, views, start, end)
+    if as_json:
+        _print_json([{**asdict(item), "rows": item.rows} for item in plans])
+        return
+    columns = ("view", "entities", "rows", "new", "changed", "unchanged", "late", "texts", "cached", "compute")
+    _print_table(
+        [
+            {
+                **{name: getattr(item, name) for name in columns},
+                "tokens": f"{'' if item.tokens_exact else '~'}{item.tokens}",
+                "seconds": f"~{item.seconds:.0f}",
+                "memory": f"~{item.memory_bytes / 2**20:.0f} MiB",
+            }
+            for item in plans
+        ]
+    )
+
+
+@main.command()
+@click.option("--repo", type=click.Path(path_type=Path), default=".", help="Folder with feature_store.yaml.")
+@_as_json
+def doctor(repo: Path, as_json: bool) -> None:
+    """Looks for what loses data, stops serving or computes for nothing, and says how to mend it.
+
+    Exit code 1 if there is an error.
+
+    \b
+    llmrec doctor --repo feature_repo
+    """
+    from dataclasses import asdict
+
+    from llmrec_plugin.feast.doctor import examine  # imports feast, which takes seconds
+
+    findings = examine(repo)
+    if as_json:
+        _print_json([asdict(finding) for finding in findings])
+    else:
+        colors = {"error": "red", "warning": "yellow", "note": "blue"}
+        for finding in findings:
+            click.secho(f"{finding.level}: {finding.found}", fg=colors[finding.level])
+            click.echo(f"    {finding.fix}")
+        click.echo("Nothing else is wrong." if findings else "Nothing is wrong.")
+    if any(finding.level == "error" for finding in findings):
+        sys.exit(1)
 
 
 @main.group()

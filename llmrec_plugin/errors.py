@@ -16,9 +16,11 @@ inherits the builtin it refines, so callers may catch either::
     │   ├── ArtifactCorruptError               a file differs from its manifest
     │   └── ArtifactMismatchError              the artifact is not what the feature declares
     ├── FingerprintMismatchError (RuntimeError)
+    ├── FetchError (RuntimeError)              features that were fetched are not those asked for
     ├── SourceError (RuntimeError)             weights or tokenizer cannot be found or exported
     ├── ParityError (RuntimeError)             the exported graph differs from PyTorch
     ├── ProviderError (RuntimeError)           the device asked for cannot be used
+    ├── LedgerError (RuntimeError)             the record of written rows cannot be used
     ├── MissingExtraError (ImportError)        an optional dependency is not installed
     └── SettingsError (ValueError)             an environment variable holds no value of its setting
 """
@@ -100,6 +102,10 @@ class FingerprintMismatchError(LLMRecError, RuntimeError):
     """A value was declared under another fingerprint than the one that would compute it."""
 
 
+class FetchError(LLMRecError, RuntimeError):
+    """A feature server refused a request, or the features that came are not those of the layout."""
+
+
 class SourceError(LLMRecError, RuntimeError):
     """The weights or the tokenizer of a model cannot be found, read or exported."""
 
@@ -114,6 +120,10 @@ class ParityError(LLMRecError, RuntimeError):
 
 class ProviderError(LLMRecError, RuntimeError):
     """The execution provider asked for is not usable on this machine."""
+
+
+class LedgerError(LLMRecError, RuntimeError):
+    """The record of what was written to the online store cannot be read or written."""
 
 
 class MissingExtraError(LLMRecError, ImportError):

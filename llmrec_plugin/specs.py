@@ -368,6 +368,11 @@ class SimilarityFeature:
         if self.left == self.right:
             raise DeclarationError(f"{owner}: left and right are both {self.left!r}; name two different features.")
 
+    @property
+    def status_name(self) -> str:
+        """Name of the status column, where there is one."""
+        return f"{self.name}_status"
+
     def fingerprint(self, left: str, right: str) -> str:
         """The fingerprint, from the fingerprints of both sides."""
         return digest([PIPELINE_VERSION, self.kind, self.metric, left, right])

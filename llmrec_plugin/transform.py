@@ -67,7 +67,7 @@ class Transform:
     def __call__(self, rows: pd.DataFrame | Columns) -> Any:
         return self.transform_frame(rows) if self.view == "batch" else self.transform_columns(rows)  # type: ignore[arg-type]
 
-    def transform_frame(self, frame: pd.DataFrame) -> pd.DataFrame:
+    def transform_frame(self, frame: pd.DataFrame, mode: Mode = "batch") -> pd.DataFrame:
         """Key and timestamp columns of `frame` and the vectors, row by row; no model is loaded for no rows."""
         bound = self.bound
         assert isinstance(bound, BoundFeature)
@@ -79,7 +79,7 @@ class Transform:
         values: list[Any] = []
         statuses: list[Any] = []
         if len(frame):
-            embedded = _embed(bound, {name: frame[name].tolist() for name in bound.feature.columns}, "batch")
+            embedded = _embed(bound, {name: frame[name].tolist() for name in bound.feature.columns}, mode)
             values, statuses = stored_values(bound.feature, embedded.values), list(embedded.statuses)
         result[bound.feature.name] = values
         if bound.feature.status:
@@ -95,18 +95,15 @@ class Transform:
             values, statuses = _similarities(bound, columns, called)
         else:
             embedded = _embed(bound, columns, _mode(columns), called)
-            values = [
-                tuple(value.tolist()) if isinstance(value, np.ndarray) else value
-                for value in stored_values(bound.feature, embedded.values)
-            ]
-            statuses = embedded.statuses
-        result = {self.__name__: values}
+            values, statuses = stored_values(bound.feature, embedded.values), embedded.statuses
+        result: dict[str, list[Any]] = {self.__name__: values}
         if bound.feature.status:
             result[f"{self.__name__}_status"] = list(statuses)
-        if "event_timestamp" not in columns:
-            # Feast's python mode looks for the prefixed name when full_feature_names=True (feast/utils.py, 0.67).
-            result |= {f"{self.__name__}__{name}": values for name, values in result.items()}
-        return result
+        # Feast converts tuples twice as fast as lists or arrays. With full_feature_names=True it looks for prefixed
+        # names, and then guesses the type, which it cannot of a tuple (feast/utils.py and type_map.py, 0.67).
+        prefixed = {f"{self.__name__}__{name}": column for name, column in result.items()}
+        result[self.__name__] = [tuple(value.tolist()) if isinstance(value, np.ndarray) else value for value in values]
+        return result if "event_timestamp" in columns else result | prefixed
 
 
 def load(view: View, output: str, payload: str) -> Transform:
@@ -123,7 +120,7 @@ def source(transform: Transform) -> str:
 
 
 def _embed(bound: BoundFeature, columns: Columns, mode: Mode, called: float | None = None) -> Embedded:
-    return runner_for(load_settings()).embed(bound, columns, mode, called)
+    return runner_for(load_settings()).embed(bound, columns, mode, called=called)
 
 
 def _mode(columns: Columns) -> Mode:

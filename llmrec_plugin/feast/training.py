@@ -129,7 +129,7 @@ class TrainingSource(FileSource):
         )
         table.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         with FileLock(f"{table}.lock"):
-            signature = _signature(raw)
+            signature = file_signature(raw)
             if not table.is_file() or pq.read_schema(table).metadata.get(_SIGNATURE) != signature:
                 temporary = table.with_suffix(f".{os.getpid()}")
                 try:
@@ -192,7 +192,7 @@ def project_name(folder: Path) -> str | None:
     return yaml.safe_load(path.read_text(encoding="utf-8")).get("project") if path.is_file() else None
 
 
-def _signature(raw: Path) -> bytes:
+def file_signature(raw: Path) -> bytes:
     """Changes whenever the raw file (or a file of the raw folder) is written."""
     files = sorted(path for path in raw.rglob("*") if path.is_file()) if raw.is_dir() else [raw]
     stats = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in files]

@@ -20,6 +20,8 @@ from llmrec_plugin.feast.training import TrainingSource, project_name
 from llmrec_plugin.specs import HistoryEmbeddingFeature, Metric, TextFeature
 from llmrec_plugin.transform import Transform, source
 
+# Name of the view that a batch view reads, by which a push finds the vectors it must compute.
+SOURCE_TAG = "llmrec.source"
 # Without a ttl Feast's first incremental run reaches back one year only (feature_store.py, 0.67).
 FOREVER = timedelta(days=36_500)
 _VECTOR_METRIC: dict[Metric, str] = {"cosine": "cosine", "dot": "inner_product", "euclidean": "l2"}
@@ -96,7 +98,7 @@ def batch_view(
         udf=transform,
         udf_string=source(transform),
         description=feature.description,
-        tags=_tags(bound) | tags,
+        tags=_tags(bound) | {SOURCE_TAG: raw.name} | tags,
     )
 
 
@@ -123,15 +125,19 @@ def similarity_view(
     bound: BoundSimilarity, sources: list[FeatureView | RequestSource], tags: dict[str, str]
 ) -> OnDemandFeatureView:
     """The view that compares two vectors, each from a batch view or from the request."""
-    name = bound.feature.name
-    outputs = [Field(name=name, dtype=Float32, description=bound.feature.description)]
+    outputs = [Field(name=bound.feature.name, dtype=Float32)]
     if bound.feature.status:
-        outputs.append(_status_field(name))
+        outputs.append(Field(name=bound.feature.status_name, dtype=String))
     return _on_demand(bound.feature.name, bound, sources, outputs, tags)
 
 
 def _output_fields(name: str, feature: TextFeature, *, stored: bool) -> list[Field]:
-    """The vector's field, with its index where Feast can have one, and the status field if declared."""
+    """The vector's field, with its index where Feast can have one, and the status field if declared.
+
+    Only stored fields are described: of an on-demand view's Feast 0.67 forgets the descriptions, and then refuses to
+    serve it in a feature service, which remembers them.
+    """
+    described: dict[str, Any] = {"description": feature.description} if stored else {}
     index: dict[str, Any] = {}
     if stored and feature.storage == "list":
         index = {
@@ -139,15 +145,10 @@ def _output_fields(name: str, feature: TextFeature, *, stored: bool) -> list[Fie
             "vector_length": feature.dims,
             "vector_search_metric": _VECTOR_METRIC[feature.metric],
         }
-    dtype = Array(Float32) if feature.storage == "list" else Bytes
-    fields = [Field(name=name, dtype=dtype, description=feature.description, **index)]
+    fields = [Field(name=name, dtype=Array(Float32) if feature.storage == "list" else Bytes, **described, **index)]
     if feature.status:
-        fields.append(_status_field(name))
+        fields.append(Field(name=f"{name}_status", dtype=String))
     return fields
-
-
-def _status_field(name: str) -> Field:
-    return Field(name=f"{name}_status", dtype=String, description=f"Why {name} is what it is.")
 
 
 def _on_demand(

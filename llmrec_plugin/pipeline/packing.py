@@ -10,12 +10,15 @@ Packing costs a reader one copy per vector; ``Array(Float32)`` costs a conversio
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pyarrow as pa
 
 from llmrec_plugin.errors import FingerprintMismatchError
 from llmrec_plugin.specs import Storage, TextFeature
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 _SCALE_BYTES = 4
 
@@ -66,11 +69,15 @@ def stored_values(feature: TextFeature, vectors: Sequence[np.ndarray | None]) ->
 
 def value_type(feature: TextFeature) -> pa.DataType:
     """Arrow type of the feature's column."""
+    import pyarrow as pa  # a ranker that fetches over HTTP does without
+
     return pa.list_(pa.float32()) if feature.storage == "list" else pa.binary()
 
 
 def value_array(feature: TextFeature, vectors: Sequence[np.ndarray | None]) -> pa.Array:
     """n vectors of (dims,) float32, or None, as the arrow column that `feature` stores."""
+    import pyarrow as pa
+
     if feature.storage != "list":
         return pa.array(stored_values(feature, vectors), pa.binary())
     present = np.array([vector is not None for vector in vectors], dtype=bool)

@@ -17,7 +17,7 @@ import time
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal, TypeAlias
 
@@ -52,6 +52,9 @@ _SCHEMA_VERSION = 1
 _LATER_COLUMNS = {"fallback": "INTEGER NOT NULL DEFAULT 0"}  # of `runs`; files of older versions lack them
 
 
+_COUNTS = ("rows", "empty", "invalid", "texts", "cached", "computed", "tokens")
+
+
 @dataclass(frozen=True, kw_only=True)
 class RunReport:
     """What one run over rows did.
@@ -60,7 +63,7 @@ class RunReport:
         started: Unix time in seconds.
         feature: Name of the feature.
         fingerprint: Its fingerprint.
-        mode: ``batch``, ``on_demand`` or ``historical``.
+        mode: ``batch``, ``on_demand``, ``historical`` or ``push``.
         rows: Rows given.
         empty: Rows without text.
         invalid: Rows that could not be read (they give null).
@@ -86,6 +89,16 @@ class RunReport:
     tokens: int
     seconds: float
     fallback: int = 0
+
+    @classmethod
+    def begin(cls, feature: str, fingerprint: str, mode: str) -> RunReport:
+        """The report of a run that begins now."""
+        counts = dict.fromkeys(_COUNTS, 0)
+        return cls(started=time.time(), feature=feature, fingerprint=fingerprint, mode=mode, seconds=0.0, **counts)
+
+    def plus(self, part: RunReport) -> RunReport:
+        """This report with the counts of a part of its run added."""
+        return replace(self, **{name: getattr(self, name) + getattr(part, name) for name in (*_COUNTS, "seconds")})
 
     def __str__(self) -> str:
         counts = {"empty": self.empty, "invalid": self.invalid, "fallback": self.fallback}
@@ -134,6 +147,18 @@ class VectorCache:
                         stale.append(key)
         if stale:
             self._touch(stale, now)
+        return found
+
+    def known(self, fingerprint: str, texts: Sequence[str]) -> set[str]:
+        """Those `texts` that have a cached vector; no vector is read, and none counts as used."""
+        by_key = {_key(fingerprint, text): text for text in texts}
+        found: set[str] = set()
+        with self._guard("read"), self._connect("read") as connection:
+            keys = list(by_key)
+            for start in range(0, len(keys), _KEYS_PER_QUERY):
+                some = keys[start : start + _KEYS_PER_QUERY]
+                query = f"SELECT key FROM entries WHERE key IN ({','.join('?' * len(some))})"  # noqa: S608 - only "?"
+                found |= {by_key[key] for (key,) in connection.execute(query, some)}
         return found
 
     def put_many(self, fingerprint: str, vectors: Mapping[str, np.ndarray]) -> None:

@@ -101,6 +101,11 @@ class Encoder:
                 list(pool.map(run, batches))  # list() re-raises what a worker raised
         return vectors, sum(lengths)
 
+    def count_tokens(self, texts: Sequence[str], *, max_tokens: int | None = None) -> int:
+        """How many tokens `encode` would read of `texts`."""
+        encodings = self._tokenizer(max_tokens or self.artifact.manifest.max_tokens).encode_batch_fast(list(texts))
+        return sum(len(encoding.ids) for encoding in encodings)
+
     def _run(self, ids: np.ndarray, mask: np.ndarray) -> np.ndarray:
         manifest = self.artifact.manifest
         return self._session.run([manifest.output], graph_inputs(manifest.inputs, ids, mask))[0]

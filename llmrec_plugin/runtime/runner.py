@@ -27,7 +27,8 @@ from llmrec_plugin.settings import Settings
 
 logger = logging.getLogger(__name__)
 
-Mode = Literal["batch", "on_demand", "historical"]
+Mode = Literal["batch", "on_demand", "historical", "push"]
+_REQUESTS: tuple[Mode, ...] = ("on_demand", "push")  # few rows and somebody waits: no progress bar, no report kept
 Status = Literal["ok", "empty", "invalid", "fallback"]
 
 TEXTS_PER_CHUNK = 1024
@@ -43,11 +44,13 @@ class Embedded(NamedTuple):
         values: Per row a (dims,) float32 vector or None.
         statuses: Per row why its value is what it is.
         report: What computing them took.
+        invalid: Row number -> why the row could not be read.
     """
 
     values: list[np.ndarray | None]
     statuses: list[Status]
     report: RunReport
+    invalid: dict[int, str]
 
 
 class Runner:
@@ -68,7 +71,13 @@ class Runner:
         self._lock = threading.Lock()
 
     def embed(
-        self, bound: BoundFeature, columns: Mapping[str, Sequence[Any]], mode: Mode, called: float | None = None
+        self,
+        bound: BoundFeature,
+        columns: Mapping[str, Sequence[Any]],
+        mode: Mode,
+        *,
+        called: float | None = None,
+        quiet: bool = False,
     ) -> Embedded:
         """The vectors of n rows.
 
@@ -78,8 +87,9 @@ class Runner:
         Args:
             bound: The feature and its artifact.
             columns: The rows by column.
-            mode: ``on_demand`` heeds the deadline, the others wait for every row and show their progress.
+            mode: ``on_demand`` heeds the deadline; all but it and pushes are recorded and show their progress.
             called: `time.monotonic` from which the deadline counts; default: now.
+            quiet: Show and record nothing; the rows are a part of a run that the caller reports.
 
         Raises:
             MissingColumnError: A declared column is not there.
@@ -97,7 +107,7 @@ class Runner:
         if missing and mode == "on_demand":
             late = self._encode_together(bound, missing, vectors, clock if called is None else called)
         elif missing:
-            tokens = self._encode(bound, missing, vectors, mode)
+            tokens = self._encode(bound, missing, vectors, mode, quiet=quiet)
 
         zeros = np.zeros(feature.dims, dtype=np.float32)
         empty = None if feature.on_empty == "null" else zeros
@@ -134,8 +144,10 @@ class Runner:
             seconds=time.monotonic() - clock,
             fallback=statuses.count("fallback"),
         )
-        self._tell(report, invalid, mode)
-        return Embedded(values, statuses, report)
+        if not quiet:
+            self._warn(report, invalid)
+            self.record(report)
+        return Embedded(values, statuses, report, invalid)
 
     def load(self, bound: BoundFeature) -> None:
         """Makes the first request for the feature as fast as the others: loads the model, opens the cache.
@@ -143,7 +155,7 @@ class Runner:
         Raises:
             ArtifactError: The model is missing, damaged, or not what the feature declares.
         """
-        self._encode_texts(bound, self._encoder(bound, "online"), ["ready"])
+        self._encode_texts(bound, self.encoder(bound, "online"), ["ready"])
         self.cache.size()
 
     def drain(self) -> None:
@@ -151,11 +163,25 @@ class Runner:
         for batcher in list(self._batchers.values()):
             batcher.drain()
 
-    def _encode(self, bound: BoundFeature, texts: list[str], vectors: dict[str, np.ndarray], mode: Mode) -> int:
+    def record(self, report: RunReport) -> None:
+        """Keeps the report of a finished run and, where progress is shown, prints it."""
+        if report.mode in _REQUESTS:
+            self.requests.add(report)
+            logger.debug("%s", report)
+            return
+        self.cache.record(report)
+        if self._settings.progress:
+            print(report, file=sys.stderr)
+
+    def _encode(
+        self, bound: BoundFeature, texts: list[str], vectors: dict[str, np.ndarray], mode: Mode, *, quiet: bool
+    ) -> int:
         """Adds the vectors of `texts`, where finite, to `vectors` and to the cache; returns the tokens read."""
-        encoder = self._encoder(bound, "batch")
+        encoder = self.encoder(bound, "online" if mode in _REQUESTS else "batch")
         tokens = 0
-        for chunk in self._progress(_chunks(texts, TEXTS_PER_CHUNK), len(texts), bound.feature.name):
+        chunks = _chunks(texts, TEXTS_PER_CHUNK)
+        show = self._settings.progress and mode not in _REQUESTS and not quiet
+        for chunk in _with_bar(chunks, len(texts), bound.feature.name) if show else chunks:
             encoded, count = self._encode_texts(bound, encoder, chunk)
             done = {text: vector for text, vector in zip(chunk, encoded, strict=True) if vector is not None}
             self.cache.put_many(bound.encoding_fingerprint, done)
@@ -185,7 +211,7 @@ class Runner:
         max_tokens = bound.feature.max_tokens
 
         def prepare() -> Prepared:
-            encoder = self._encoder(bound, "online")
+            encoder = self.encoder(bound, "online")
             return Prepared(lambda texts: self._encode_texts(bound, encoder, texts)[0], encoder.token_budget)
 
         with self._lock:
@@ -209,7 +235,12 @@ class Runner:
         finite = np.isfinite(finished).all(axis=1)
         return [vector if sound else None for vector, sound in zip(finished, finite, strict=True)], tokens
 
-    def _encoder(self, bound: BoundFeature, profile: Profile) -> Encoder:
+    def encoder(self, bound: BoundFeature, profile: Profile) -> Encoder:
+        """The encoder of a feature, loaded when it is first asked for.
+
+        Raises:
+            ArtifactError: The model is missing, damaged, or not what the feature declares.
+        """
         key = (bound.artifact_id, profile)
         with self._lock:
             loading = self._loading[key]
@@ -222,31 +253,13 @@ class Runner:
                 self._encoders[key] = Encoder(artifact, self._settings, profile)
             return self._encoders[key]
 
-    def _progress(self, chunks: Iterable[list[str]], total: int, name: str) -> Iterable[list[str]]:
-        if not self._settings.progress:
-            yield from chunks
-            return
-        from tqdm import tqdm  # not needed on the request path
-
-        with tqdm(total=total, desc=name, unit="text", file=sys.stderr) as bar:
-            for chunk in chunks:
-                yield chunk
-                bar.update(len(chunk))
-
-    def _tell(self, report: RunReport, invalid: dict[int, str], mode: Mode) -> None:
+    def _warn(self, report: RunReport, invalid: dict[int, str]) -> None:
         if invalid:
             row, reason = next(iter(invalid.items()))
             logger.warning(
                 "%s: %d of %d rows could not be read and are null; the first is row %d: %s",
                 report.feature, len(invalid), report.rows, row, reason,
             )  # fmt: skip
-        if mode == "on_demand":
-            self.requests.add(report)
-            logger.debug("%s", report)
-            return
-        self.cache.record(report)
-        if self._settings.progress:
-            print(report, file=sys.stderr)
 
 
 @functools.lru_cache(maxsize=8)
@@ -263,3 +276,12 @@ if hasattr(os, "register_at_fork"):  # not on Windows, which does not fork
 def _chunks(texts: list[str], size: int) -> Iterable[list[str]]:
     for start in range(0, len(texts), size):
         yield texts[start : start + size]
+
+
+def _with_bar(chunks: Iterable[list[str]], total: int, name: str) -> Iterable[list[str]]:
+    from tqdm import tqdm  # not needed on the request path
+
+    with tqdm(total=total, desc=name, unit="text", file=sys.stderr) as bar:
+        for chunk in chunks:
+            yield chunk
+            bar.update(len(chunk))

@@ -27,9 +27,10 @@ class Server:
             self.port = probe.getsockname()[1]
         self.repo, self._log = repo, log
         command = ["serve", "--host", "127.0.0.1", "--port", str(self.port), "--max-requests", "0"]
+        command += ["--workers", str(workers)]
         with log.open("wb") as stream:
             self._process = subprocess.Popen(
-                [Path(sys.executable).with_name("feast"), *command, "--workers", str(workers)],
+                [Path(sys.executable).with_name("feast"), *command],
                 cwd=repo.folder,
                 env=clean_environment() | repo.environ,
                 stdout=stream,
@@ -54,14 +55,18 @@ class Server:
 
     def ask(self, features: list[str], **columns: list[Any]) -> tuple[int, Any]:
         """Status and decoded body of a request for features."""
+        return self.post("get-online-features", {"features": features, "entities": columns})
+
+    def post(self, path: str, body: dict[str, Any]) -> tuple[int, Any]:
+        """Status and decoded body of a request."""
         request = urllib.request.Request(
-            f"http://127.0.0.1:{self.port}/get-online-features",
-            data=json.dumps({"features": features, "entities": columns}).encode(),
+            f"http://127.0.0.1:{self.port}/{path}",
+            data=json.dumps(body).encode(),
             headers={"Content-Type": "application/json"},
         )
         try:
             with urllib.request.urlopen(request, timeout=60) as response:
-                return response.status, json.loads(response.read())
+                return response.status, json.loads(response.read() or b"null")
         except urllib.error.HTTPError as error:
             with error:
                 return error.code, error.read().decode(errors="replace")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 import runpy
@@ -18,7 +19,9 @@ def open_store(configuration: dict[str, Any] | None) -> FeatureStore:
 
 
 def plain(value: Any) -> Any:
-    """A value as JSON has it; NaN and missing values are None."""
+    """A value as JSON has it; NaN and missing values are None, bytes are hexadecimal."""
+    if isinstance(value, bytes):
+        return value.hex()
     if isinstance(value, np.ndarray):
         return value.tolist()
     if isinstance(value, pd.Timestamp):
@@ -85,3 +88,35 @@ def publish_features(path: str) -> dict[str, Any]:
     logging.getLogger("llmrec_plugin").addHandler(handler)
     views = runpy.run_path(path)["llm"]
     return {"views": {name: dict(view.tags) for name, view in views.items()}, "log": records}
+
+
+def command_line(arguments: list[str], fails: bool = False) -> str:
+    """What ``llmrec`` prints: on stdout, or, where it is to fail, on both streams."""
+    from click.testing import CliRunner
+
+    from llmrec_plugin.cli import main
+
+    result = CliRunner().invoke(main, arguments)
+    assert (result.exit_code != 0) is fails, result.output + repr(result.exception)
+    return result.output if fails else result.stdout
+
+
+def plan_of_sample(texts: int) -> str:
+    """The plan of the repo in the working folder when only so many texts are tokenized."""
+    from llmrec_plugin.feast import plan
+
+    plan.SAMPLED_TEXTS = texts
+    [view] = json.loads(command_line(["plan", "--json"]))
+    return json.dumps(view)
+
+
+def doctor() -> str:
+    """The findings about the repo in the working folder, as JSON; the exit code tells whether one is an error."""
+    from click.testing import CliRunner
+
+    from llmrec_plugin.cli import main
+
+    result = CliRunner().invoke(main, ["doctor", "--json"])
+    findings = json.loads(result.stdout)
+    assert result.exit_code == int(any(finding["level"] == "error" for finding in findings))
+    return result.stdout

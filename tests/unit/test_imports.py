@@ -30,6 +30,7 @@ def modules_after(code: str) -> set[str]:
         "llmrec_plugin.runtime.runner",
         "llmrec_plugin.export",
         "llmrec_plugin.cli",
+        "llmrec_plugin.serving",
     ],
 )
 def test_an_import_loads_nothing_heavy(module):
@@ -38,6 +39,10 @@ def test_an_import_loads_nothing_heavy(module):
     loaded = modules_after(f"import {module}")
     assert "llmrec_plugin" in loaded
     assert not loaded & HEAVY
+
+
+def test_fetching_over_http_needs_little_but_numpy():
+    assert not modules_after("import llmrec_plugin.serving") & {"pyarrow", "tokenizers", "yaml", "filelock"}
 
 
 def test_collecting_all_plugins_loads_nothing_heavy():

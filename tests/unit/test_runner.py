@@ -27,9 +27,9 @@ TITLES = [f"{a} {b} {c}" for a in WORDS[:7] for b in WORDS[7:14] for c in WORDS[
 
 def embed(runner, feature, rows, mode="batch", column="title"):
     bound = feature if isinstance(feature, BoundFeature) else bind(feature, runner.store)
-    values, _, report = runner.embed(bound, {column: rows}, mode)
+    embedded = runner.embed(bound, {column: rows}, mode)
     runner.drain()
-    return values, report
+    return embedded.values, embedded.report
 
 
 def check_same(got, expected):
@@ -320,7 +320,7 @@ def test_a_row_that_is_late_falls_back_and_its_vector_is_there_next_time(runner,
     gate.clear()
     feature = embedding(deadline_ms=20, on_deadline=on_deadline)
     bound = bind(feature, runner.store)
-    values, statuses, report = runner.embed(bound, {"title": ["red", "blue", None, b"x", "blue"]}, "on_demand")
+    values, statuses, report, _ = runner.embed(bound, {"title": ["red", "blue", None, b"x", "blue"]}, "on_demand")
     assert statuses == ["ok", "fallback", "empty", "invalid", "fallback"]
     np.testing.assert_array_equal(values[0], known)
     for late in (values[1], values[4]):
@@ -329,7 +329,7 @@ def test_a_row_that_is_late_falls_back_and_its_vector_is_there_next_time(runner,
     assert "2 fallback" in str(report)
     gate.set()
     runner.drain()
-    values, statuses, report = runner.embed(bound, {"title": ["red", "blue"]}, "on_demand")
+    values, statuses, report, _ = runner.embed(bound, {"title": ["red", "blue"]}, "on_demand")
     assert (statuses, report.cached, report.fallback) == (["ok", "ok"], 2, 0)
 
 
@@ -363,8 +363,8 @@ def test_the_deadline_counts_from_the_call_and_covers_loading(runner, monkeypatc
     loading.set()
     runner.drain()
     long_ago = time.monotonic() - 3600
-    assert runner.embed(bound, {"title": ["red"]}, "on_demand", long_ago).statuses == ["ok"]  # cached
-    assert runner.embed(bound, {"title": ["blue"]}, "on_demand", long_ago).statuses == ["fallback"]
+    assert runner.embed(bound, {"title": ["red"]}, "on_demand", called=long_ago).statuses == ["ok"]  # cached
+    assert runner.embed(bound, {"title": ["blue"]}, "on_demand", called=long_ago).statuses == ["fallback"]
 
 
 def test_a_deadline_hides_no_error(new_runner, tiny, tmp_path):
@@ -396,7 +396,7 @@ def test_many_requests_give_the_values_of_a_batch_and_encode_each_text_once(runn
 
     def request(seed):
         chosen = np.random.default_rng(seed).integers(0, len(TITLES), 5)
-        values, statuses, _ = runner.embed(bound, {"title": [TITLES[i] for i in chosen]}, "on_demand")
+        values, statuses, *_ = runner.embed(bound, {"title": [TITLES[i] for i in chosen]}, "on_demand")
         assert statuses == ["ok"] * 5
         check_same(values, [expected[i] for i in chosen])
 
@@ -533,7 +533,7 @@ ours = settings(Path(sys.argv[1]), artifact_folders=(Path(sys.argv[2]),))
 
 def work(mode, text):
     runner = runner_for(ours)
-    values, statuses, _ = runner.embed(bind(query(), runner.store), {"query": [text]}, mode)
+    values, statuses, *_ = runner.embed(bind(query(), runner.store), {"query": [text]}, mode)
     assert statuses == ["ok"], statuses
 
 work("batch", "red")
@@ -569,7 +569,7 @@ ours = settings(Path(sys.argv[1]), artifact_folders=(Path(sys.argv[2]),))
 bound = bind(embedding(), runner_for(ours).store)
 def work(*titles):
     for mode in ("on_demand", "batch"):
-        values, _, report = runner_for(ours).embed(bound, {"title": [f"{title} {mode}" for title in titles]}, mode)
+        values, _, report, _ = runner_for(ours).embed(bound, {"title": [f"{title} {mode}" for title in titles]}, mode)
         assert report.computed == len(titles), report
         assert all(np.isfinite(value).all() for value in values)
 work("red", "blue")

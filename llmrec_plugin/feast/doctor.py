@@ -1,0 +1,332 @@
+"""``llmrec doctor``: what in this environment or feature repo loses data, stops serving or computes for nothing.
+
+Each check names the trap and the line that mends it. The traps of Feast 0.67 that no setting mends are in
+``docs/how-to/existing-feast-repo.md``.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+import feast
+import yaml
+from feast import FeatureStore, FeatureView, FileSource
+from feast.feature_view import FeatureViewState
+
+from llmrec_plugin.artifacts import ArtifactStore
+from llmrec_plugin.binding import BoundFeature
+from llmrec_plugin.errors import ArtifactError, FingerprintMismatchError, InputError
+from llmrec_plugin.feast.engine import LLMComputeEngine
+from llmrec_plugin.feast.jobs import is_ours
+from llmrec_plugin.feast.patches import TESTED_FEAST
+from llmrec_plugin.feast.provider import LLMRecProvider
+from llmrec_plugin.settings import load_settings
+from llmrec_plugin.transform import Transform
+
+Level: TypeAlias = Literal["error", "warning", "note"]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that is wrong, or could be better.
+
+    Attributes:
+        level: ``error`` loses data or fails requests; ``warning`` may, or wastes work; ``note`` is for information.
+        check: Name of the check.
+        found: What is the case, and what comes of it.
+        fix: What to do.
+    """
+
+    level: Level
+    check: str
+    found: str
+    fix: str
+
+
+def examine(repo: Path) -> list[Finding]:
+    """Everything the checks find in this environment and in the feature repo in `repo`, as it was last applied.
+
+    Raises:
+        InputError: There is no feature repo.
+    """
+    if not (repo / "feature_store.yaml").is_file():
+        raise InputError(f"{repo.absolute()} holds no feature_store.yaml: expected a feature repo. Give --repo FOLDER.")
+    os.chdir(repo)  # relative paths start from the repo
+    subject = _Subject(FeatureStore(repo_path="."), yaml.safe_load(Path("feature_store.yaml").read_text("utf-8")))
+    return [Finding(level, check.__name__, found, fix) for check in _CHECKS for level, found, fix in check(subject)]
+
+
+@dataclass(frozen=True)
+class _Subject:
+    store: FeatureStore
+    configuration: dict[str, Any]
+
+    @property
+    def ours(self) -> list[FeatureView]:
+        """Our batch views in the registry."""
+        return [view for view in self.store.list_batch_feature_views() if is_ours(view)]
+
+    @property
+    def all_views(self) -> list[Any]:
+        return [*self.store.list_batch_feature_views(), *self.store.list_on_demand_feature_views()]
+
+    @property
+    def bound(self) -> dict[str, BoundFeature]:
+        """Every embedding feature of the registry by the name of its view; one that cannot be read is left out."""
+        found = {}
+        for view in self.all_views:
+            transform = _transform(view)
+            try:
+                bound = transform.bound if transform else None
+            except FingerprintMismatchError:  # see `fingerprints`
+                continue
+            if isinstance(bound, BoundFeature):
+                found[view.name] = bound
+        return found
+
+    @property
+    def online_type(self) -> str:
+        return str(self.store.config.online_store.type) if self.store.config.online_store else ""
+
+    @property
+    def engine_type(self) -> str:
+        engine = self.configuration.get("batch_engine") or "local"
+        return engine if isinstance(engine, str) else str(engine.get("type", "local"))
+
+    @property
+    def uses_our_engine(self) -> bool:
+        return isinstance(self.store._get_provider().batch_engine, LLMComputeEngine)
+
+
+_Found: TypeAlias = Iterator[tuple[Level, str, str]]
+
+
+def feast_version(subject: _Subject) -> _Found:
+    if not feast.__version__.startswith(tuple(f"{tested}." for tested in TESTED_FEAST)):
+        yield (
+            "warning",
+            f"Feast {feast.__version__}; our corrections of it were tested with {', '.join(TESTED_FEAST)}.x.",
+            f'pip install "feast~={TESTED_FEAST[-1]}.0"',
+        )
+
+
+def onnxruntime_packages(subject: _Subject) -> _Found:
+    installed = [name for name in ("onnxruntime", "onnxruntime-gpu") if _installed(name)]
+    if len(installed) > 1:
+        yield (
+            "error",
+            "onnxruntime and onnxruntime-gpu are both installed; they own the same files, and which wins is chance.",
+            "pip uninstall both, then install llmrec-plugin[cpu] or llmrec-plugin[gpu].",
+        )
+    if not installed:
+        yield "error", "No onnxruntime is installed: nothing can be computed.", 'pip install "llmrec-plugin[cpu]"'
+
+
+def cache_folder(subject: _Subject) -> _Found:
+    folder = load_settings().cache_folder
+    existing = next(path for path in (folder, *folder.parents) if path.exists())
+    if not os.access(existing, os.W_OK):
+        yield (
+            "error",
+            f"The cache folder {folder} cannot be written: every text is computed again, and no ledger is kept.",
+            "Set LLMREC_CACHE to a folder on a local disk that this user may write.",
+        )
+
+
+def reads_while_materializing(subject: _Subject) -> _Found:
+    if not subject.store.config.registry.serve_features_while_materializing:
+        yield (
+            "error",
+            "Reads of a view are refused while it is materialized, and stay refused if that run is killed.",
+            "registry: {..., serve_features_while_materializing: true}",
+        )
+        for view in subject.ours:
+            if view.state == FeatureViewState.MATERIALIZING:
+                yield (
+                    "error",
+                    f"{view.name} is in state MATERIALIZING, so it is not served: a run is under way or was killed.",
+                    f"Run it again, or: feast feature-views set-state {view.name} available_online",
+                )
+
+
+def compute_engine(subject: _Subject) -> _Found:
+    if subject.engine_type == "local":
+        yield (
+            "warning",
+            "Feast's local engine computes a view in one piece: a failure loses the run, late rows are never found, "
+            "memory grows with the table.",
+            f"batch_engine: {{type: {LLMComputeEngine.__module__}.{LLMComputeEngine.__name__}}}",
+        )
+
+
+def newest_rows_only(subject: _Subject) -> _Found:
+    if not subject.uses_our_engine and not subject.store.config.materialization_config.pull_latest_features:
+        yield (
+            "warning",
+            "Every version of a row in the window is encoded, and only the newest is kept.",
+            "materialization: {..., pull_latest_features: true}",
+        )
+
+
+def whole_tables(subject: _Subject) -> _Found:
+    if not subject.uses_our_engine and not subject.store.config.materialization_config.online_write_batch_size:
+        yield (
+            "error",
+            "Without a batch size Feast's engines write only the first chunk of a table to the online store.",
+            "materialization: {..., online_write_batch_size: 1000}",
+        )
+
+
+def async_reads(subject: _Subject) -> _Found:
+    if subject.online_type in ("redis", "dynamodb", "mongodb"):
+        fix = "Run several workers: feast serve --workers N."
+        if subject.online_type == "redis":
+            fix = "online_store: {type: llmrec_plugin.feast.redis.LLMRecRedisOnlineStore, ...}"
+        yield (
+            "warning",
+            f"On {subject.online_type}, Feast's server runs on-demand views on its event loop: one inference delays "
+            "every other request.",
+            fix,
+        )
+
+
+def vector_search(subject: _Subject) -> _Found:
+    if subject.online_type == "sqlite":
+        yield (
+            "note",
+            "Feast's SQLite store cannot search vectors on this Python.",
+            "online_store: {type: llmrec_plugin.feast.sqlite.LLMRecSqliteOnlineStore, path: ...}, if you want to.",
+        )
+
+
+def rollouts(subject: _Subject) -> _Found:
+    if not subject.store.config.registry.enable_online_feature_view_versioning:
+        yield (
+            "note",
+            "A new model empties its view at `feast apply`: reads give null until it is materialized.",
+            "registry: {..., enable_online_feature_view_versioning: true}, to serve the old one until then.",
+        )
+
+
+def first_increment(subject: _Subject) -> _Found:
+    for view in subject.ours:
+        raw = view.source_views[0]
+        if not raw.ttl and raw.online:
+            yield (
+                "warning",
+                f"View {raw.name} has no ttl: its first incremental run reaches back one year only.",
+                f"ttl=timedelta(days=36_500) in {raw.name}, or a first `feast materialize START END`.",
+            )
+
+
+def embedding_on_push(subject: _Subject) -> _Found:
+    for view in subject.ours:
+        raw = view.source_views[0]
+        if raw.stream_source is not None and not isinstance(subject.store._get_provider(), LLMRecProvider):
+            yield (
+                "warning",
+                f"View {raw.name} has a push source: what is pushed to it has no vector until {view.name} is "
+                "materialized.",
+                f"provider: {LLMRecProvider.__module__}.{LLMRecProvider.__name__}",
+            )
+
+
+def future_watermarks(subject: _Subject) -> _Found:
+    now = datetime.now(UTC)
+    for view in subject.ours:
+        end = view.most_recent_end_time
+        if end is not None and end > now:
+            yield (
+                "warning",
+                f"{view.name} was materialized up to {end:%Y-%m-%d %H:%M}, which is in the future: Feast's next "
+                "incremental run begins there.",
+                "Never give an end in the future. With LLMComputeEngine the rows in between are found all the same.",
+            )
+
+
+def nanoseconds_on_spark(subject: _Subject) -> _Found:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    if "spark" not in subject.engine_type:
+        return
+    for view in subject.ours:
+        source = view.source_views[0].batch_source
+        path = Path(source.path) if isinstance(source, FileSource) else None
+        if path is None or not path.is_file():
+            continue
+        kind = pq.read_schema(path).field(source.timestamp_field).type
+        if pa.types.is_timestamp(kind) and kind.unit == "ns":
+            yield (
+                "error",
+                f"{path} holds timestamps in nanoseconds, which Spark cannot read.",
+                'frame.to_parquet(..., coerce_timestamps="us")',
+            )
+
+
+def artifacts(subject: _Subject) -> _Found:
+    store = ArtifactStore(load_settings().artifact_folders)
+    checked: dict[str, ArtifactError | None] = {}
+    for view, bound in subject.bound.items():
+        if bound.artifact_id not in checked:
+            try:
+                store.get(bound.feature.model, bound.artifact_id).verify()
+                checked[bound.artifact_id] = None
+            except ArtifactError as exc:
+                checked[bound.artifact_id] = exc
+        problem = checked[bound.artifact_id]
+        if problem is not None:
+            yield (
+                "error",
+                f"View {view} cannot be computed here: {problem}",
+                "Copy or export the model; see the message.",
+            )
+
+
+def fingerprints(subject: _Subject) -> _Found:
+    for view in subject.all_views:
+        transform = _transform(view)
+        if transform:
+            try:
+                transform.bound  # noqa: B018 - reading it checks it
+            except FingerprintMismatchError as exc:
+                yield "error", str(exc), "See the message."
+
+
+_CHECKS: tuple[Callable[[_Subject], _Found], ...] = (
+    feast_version,
+    onnxruntime_packages,
+    cache_folder,
+    reads_while_materializing,
+    compute_engine,
+    newest_rows_only,
+    whole_tables,
+    async_reads,
+    vector_search,
+    rollouts,
+    first_increment,
+    embedding_on_push,
+    future_watermarks,
+    nanoseconds_on_spark,
+    artifacts,
+    fingerprints,
+)
+
+
+def _transform(view: object) -> Transform | None:
+    transform = getattr(getattr(view, "feature_transformation", None), "udf", None)
+    return transform if isinstance(transform, Transform) else None
+
+
+def _installed(package: str) -> bool:
+    try:
+        version(package)
+    except PackageNotFoundError:
+        return False
+    return True

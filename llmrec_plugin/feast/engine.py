@@ -1,0 +1,274 @@
+"""Our compute engine for the local path: one line in ``feature_store.yaml``.
+
+    batch_engine: {type: llmrec_plugin.feast.engine.LLMComputeEngine}
+
+It materializes our batch views in chunks and hands every other view to Feast's local engine. Of each run:
+
+- only the newest row of each entity is encoded, and memory does not depend on the number of rows;
+- every chunk is in the value cache, then in the online store, then in the ledger, before the next one begins,
+  so a run that was killed goes on where it was and repeats at most one chunk, without inference;
+- rows that arrived late, or were corrected in place, inside the intervals materialized before are found;
+- an older row never replaces a newer one;
+- a row that cannot be read becomes a null and is counted; the run fails above a declared share of them.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from feast.infra.common.materialization_job import MaterializationJobStatus, MaterializationTask
+from feast.infra.compute_engines.local.compute import LocalComputeEngine
+from feast.infra.compute_engines.local.job import LocalMaterializationJob
+from feast.infra.registry.base_registry import BaseRegistry
+from feast.protos.feast.types.Value_pb2 import FloatList, Value
+from feast.repo_config import FeastConfigBaseModel
+from filelock import FileLock, Timeout
+from pydantic import Field
+from tqdm import tqdm
+
+from llmrec_plugin.errors import InputError
+from llmrec_plugin.feast.jobs import Job, Selection, count_lost, entity_keys, is_ours, open_job, select, states
+from llmrec_plugin.feast.rawrows import Rows, concatenate, to_datetime, to_microseconds
+from llmrec_plugin.feast.training import TrainingSource
+from llmrec_plugin.feast.writing import writing
+from llmrec_plugin.pipeline.packing import stored_values
+from llmrec_plugin.runtime.cache import RunReport
+from llmrec_plugin.runtime.ledger import Entry
+from llmrec_plugin.runtime.runner import Embedded
+from llmrec_plugin.settings import load_settings
+
+logger = logging.getLogger(__name__)
+
+
+class LLMComputeEngineConfig(FeastConfigBaseModel):
+    """What ``batch_engine`` in ``feature_store.yaml`` may say."""
+
+    type: str = "llmrec_plugin.feast.engine.LLMComputeEngine"
+
+    chunk_rows: int = Field(1024, ge=1)
+    """Rows encoded and written at a time: the work that a killed run repeats."""
+
+    max_invalid_share: float = Field(0.1, ge=0, le=1)
+    """Share of a view's rows that may be unreadable before the run fails."""
+
+    training_table: bool = False
+    """Whether to bring the table of training data up to date as well, which else happens when it is next read."""
+
+
+class LLMComputeEngine(LocalComputeEngine):
+    """Feast's local engine, with our own way through our own views.
+
+    Args:
+        options: ``repo_config``, ``offline_store`` and ``online_store`` from Feast, and the fields of
+            `LLMComputeEngineConfig`.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        given = {name: options.pop(name) for name in LLMComputeEngineConfig.model_fields if name in options}
+        super().__init__(**options)
+        self.settings = LLMComputeEngineConfig(**given)
+
+    def _materialize_one(
+        self, registry: BaseRegistry, task: MaterializationTask, **kwargs: Any
+    ) -> LocalMaterializationJob:
+        if not is_ours(task.feature_view):
+            return super()._materialize_one(registry, task, **kwargs)
+        job = f"{task.feature_view.name}-{task.start_time}-{task.end_time}"
+        try:
+            _Run(self, task).execute()
+        except Exception as exc:  # Feast raises a job's error itself
+            return LocalMaterializationJob(job, MaterializationJobStatus.ERROR, error=exc)
+        return LocalMaterializationJob(job, MaterializationJobStatus.SUCCEEDED)
+
+
+class _Run:
+    """One materialization of one view."""
+
+    def __init__(self, engine: LLMComputeEngine, task: MaterializationTask) -> None:
+        self._settings = engine.settings
+        self._job = open_job(engine.repo_config, task.feature_view, engine.offline_store, engine.online_store)
+        self._window = to_microseconds(task.start_time), to_microseconds(task.end_time)
+        self._left_out = 0
+        self._report = RunReport.begin(self._job.bound.feature.name, self._job.bound.fingerprint, "batch")
+
+    def execute(self) -> None:
+        clock = time.perf_counter()
+        with _alone(self._job):
+            self._check_store()
+            selection = select(self._job, self._window, self._job.target.lookup)
+            self._announce(selection)
+            with _Bar(self._job.bound.feature.name, len(selection)) as bar:
+                for rows in self._chunks(selection):
+                    self._write(rows)
+                    bar.advance(len(rows), self._report)
+                    self._check_invalid(selection.newest)
+            self._check_source()
+        self._report = replace(self._report, seconds=time.perf_counter() - clock)
+        self._job.runner.record(self._report)
+        if self._left_out:
+            logger.info(
+                "%s: %d rows were left out, the store holds newer ones.", self._job.bound.feature.name, self._left_out
+            )
+        if self._settings.training_table and isinstance(self._job.view.batch_source, TrainingSource):
+            self._job.view.batch_source.refresh()
+
+    def _chunks(self, selection: Selection) -> Iterator[Rows]:
+        size = self._settings.chunk_rows
+        waiting: list[Rows] = []
+        for _, rows in self._job.raw.read(selection.wanted):
+            waiting.append(rows)
+            if sum(map(len, waiting)) >= size:
+                rows = concatenate(waiting)
+                full = len(rows) // size * size
+                for start in range(0, full, size):
+                    yield rows.slice(start, start + size)
+                waiting = [rows.slice(full, len(rows))]
+        if sum(map(len, waiting)):
+            yield concatenate(waiting)
+
+    def _write(self, rows: Rows) -> None:
+        """One chunk: value cache, online store, ledger, in this order."""
+        rows = self._without_superseded(rows)
+        if not len(rows):
+            return
+        embedded = self._job.runner.embed(self._job.bound, rows.columns, "batch", quiet=True)
+        self._report = self._report.plus(embedded.report)
+        protos = to_protos(self._job, rows, embedded)
+        with writing(self._job.config.project):
+            pushed = self._superseded(rows)  # by newer ones, during inference
+            self._job.online_store.online_write_batch(
+                self._job.config,
+                self._job.view,
+                [proto for proto, newer in zip(protos, pushed, strict=True) if not newer],
+                None,
+            )
+            self._job.target.write(
+                Entry(key, int(rows.at[i]), int(rows.created[i]), int(rows.digests[i]), embedded.invalid.get(i))
+                for i, key in enumerate(rows.keys)
+                if not pushed[i]
+            )
+
+    def _without_superseded(self, rows: Rows) -> Rows:
+        superseded = self._superseded(rows)
+        self._left_out += int(superseded.sum())
+        return rows.take(~superseded)
+
+    def _superseded(self, rows: Rows) -> np.ndarray:
+        """(n,) bool: the store holds a newer row of the entity."""
+        written = self._job.target.lookup(rows.keys)
+        return np.array([state == "superseded" for state in states(rows, written, self._window[1])], dtype=bool)
+
+    def _announce(self, selection: Selection) -> None:
+        name = self._job.bound.feature.name
+        if selection.late:
+            logger.warning(
+                "%s: %d rows of intervals materialized before arrived late, changed, or are not recorded as written; "
+                "they are written now.", name, selection.late,
+            )  # fmt: skip
+        if selection.unreadable:
+            logger.warning(
+                "%s: %d rows of the source have no key or no timestamp and are left out.", name, selection.unreadable
+            )
+        needed = 4 * self._job.bound.feature.dims * selection.newest
+        bound = load_settings().cache_max_bytes
+        if needed > bound:
+            logger.warning(
+                "%s: the vectors of %d rows take about %.1f GiB, the value cache holds %.1f: what it drops is computed "
+                "again when it is needed again. Set LLMREC_CACHE_MAX_BYTES.",
+                name, selection.newest, needed / 2**30, bound / 2**30,
+            )  # fmt: skip
+
+    def _check_invalid(self, newest: int) -> None:
+        invalid = self._job.target.count_invalid() if self._report.invalid else 0
+        if invalid > self._settings.max_invalid_share * newest:
+            first = self._job.target.invalid(1)[0]
+            key_name = self._job.view.entity_columns[0].name
+            raise InputError(
+                f"Feature {self._job.bound.feature.name!r}: {invalid} of {newest} rows could not be read, more than "
+                f"max_invalid_share={self._settings.max_invalid_share:g} of batch_engine. The first is "
+                f"{key_name}={first.key!r}: {first.invalid}. What was written stays; correct the rows, or allow a "
+                "larger share in feature_store.yaml, and run again."
+            )
+
+    def _check_source(self) -> None:
+        if self._job.source_changed():
+            raise InputError(
+                f"Feature {self._job.bound.feature.name!r}: its source was written while it was read, so rows may have "
+                "been missed. Run again when it is complete; nothing is computed twice."
+            )
+
+    def _check_store(self) -> None:
+        """Forgets what was written when the store no longer holds it, e.g. because it was emptied."""
+        lost = count_lost(self._job)
+        if lost:
+            logger.warning(
+                "%s: %d sampled rows that were written are no longer in the online store; all rows count as new.",
+                self._job.bound.feature.name, lost,
+            )  # fmt: skip
+            self._job.target.forget()
+
+
+@contextmanager
+def _alone(job: Job) -> Iterator[None]:
+    """One run per target at a time; a second one waits, then finds everything cached."""
+    lock = FileLock(job.target.lock_path)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        logger.warning("%s: another process materializes this view; waiting for it to end.", job.bound.feature.name)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+class _Bar:
+    """The progress bar: rows, rows/s and time left by tqdm; tokens/s and the share of cached texts beside it."""
+
+    def __init__(self, name: str, total: int) -> None:
+        self._bar = tqdm(total=total, desc=name, unit="row", file=sys.stderr, disable=not load_settings().progress)
+        self._clock = time.perf_counter()
+
+    def __enter__(self) -> _Bar:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.close()
+
+    def advance(self, rows: int, report: RunReport) -> None:
+        speed = report.tokens / max(time.perf_counter() - self._clock, 1e-9)
+        cached = report.cached / max(report.texts, 1)
+        self._bar.set_postfix_str(f"{speed:,.0f} tokens/s, {cached:.0%} cached", refresh=False)
+        self._bar.update(rows)
+
+
+def to_protos(job: Job, rows: Rows, embedded: Embedded) -> list[tuple[Any, ...]]:
+    """What Feast's online stores write: (entity key, values by name, event timestamp, created timestamp) per row."""
+    feature = job.bound.feature
+    values = map(_value, stored_values(feature, embedded.values))
+    created = [to_datetime(int(moment)) if moment else None for moment in rows.created]
+    written = []
+    for key, value, status, at, made in zip(
+        entity_keys(job.view, rows.keys), values, embedded.statuses, rows.at, created, strict=True
+    ):
+        columns = {feature.name: value}
+        if feature.status:
+            columns[feature.status_name] = Value(string_val=status)
+        written.append((key, columns, to_datetime(int(at)), made))
+    return written
+
+
+def _value(stored: np.ndarray | bytes | None) -> Value:
+    if stored is None:
+        return Value()
+    if isinstance(stored, bytes):
+        return Value(bytes_val=stored)
+    return Value(float_list_val=FloatList(val=stored.tolist()))

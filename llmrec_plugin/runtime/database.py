@@ -1,0 +1,89 @@
+"""A SQLite file shared by many processes and threads, in WAL mode; damaged ones are moved aside and begun anew."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sqlite3
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from filelock import FileLock
+
+logger = logging.getLogger(__name__)
+
+KEYS_PER_QUERY = 500  # SQLite's default bound on variables is larger; long statements gain nothing
+_BUSY_SECONDS = 60.0
+
+
+class Database:
+    """One connection per process to one file, made for this user only.
+
+    Args:
+        path: The file.
+        schema: Statements that create what is missing.
+    """
+
+    def __init__(self, path: Path, schema: str) -> None:
+        self.path = path
+        self._schema = schema
+        self._lock = threading.Lock()
+        self._connection: sqlite3.Connection | None = None
+        self._pid = 0
+
+    @contextmanager
+    def connect(self) -> Iterator[sqlite3.Connection]:
+        """The connection, for this thread alone; opened at first use.
+
+        Raises:
+            sqlite3.Error, OSError: The file cannot be used.
+        """
+        with self._lock:
+            if self._connection is None or self._pid != os.getpid():  # a connection must not cross a fork
+                self._connection = self._open()
+                self._pid = os.getpid()
+            yield self._connection
+
+    @contextmanager
+    def transaction(self) -> Iterator[sqlite3.Connection]:
+        """The connection inside a writing transaction, committed at the end or rolled back by an error."""
+        with self.connect() as connection, connection:
+            connection.execute("BEGIN IMMEDIATE")
+            yield connection
+
+    def close(self) -> None:
+        """Closes the file; the next use opens it again."""
+        with self._lock:
+            if self._connection is not None and self._pid == os.getpid():
+                self._connection.close()
+            self._connection = None
+
+    def _open(self) -> sqlite3.Connection:
+        self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        # One process at a time: SQLite does not wait when two switch a new file to WAL at once, and the
+        # second to find a damaged file would move away the sound one that the first has begun.
+        with FileLock(self.path.with_suffix(".lock"), timeout=_BUSY_SECONDS):
+            try:
+                return self._prepare()
+            except sqlite3.DatabaseError as exc:
+                if isinstance(exc, sqlite3.OperationalError):
+                    raise  # locked, read-only or full: the file itself may be sound
+                aside = self.path.with_suffix(f".damaged-{int(time.time())}")
+                logger.warning(
+                    "%s is no readable database (%s); it is moved to %s and begun anew.", self.path, exc, aside
+                )
+                os.replace(self.path, aside)
+                return self._prepare()
+
+    def _prepare(self) -> sqlite3.Connection:
+        # isolation_level=None: transactions are begun by hand; `with connection` commits or rolls back.
+        connection = sqlite3.connect(self.path, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False)
+        connection.execute("PRAGMA page_size = 16384")  # several vectors per page; only heeded by a new file
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA synchronous = NORMAL")
+        connection.executescript(f"BEGIN IMMEDIATE; {self._schema} COMMIT;")
+        self.path.chmod(0o600)
+        return connection
