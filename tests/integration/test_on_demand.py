@@ -190,10 +190,11 @@ def test_statuses_come_through_the_python_interface_under_both_kinds_of_names(re
         assert full[f"timely_similarity__{name}"] == short[name]
 
 
-def test_feast_refuses_a_request_without_rows_and_the_server_goes_on(server: Server) -> None:
-    status, _ = server.ask([QUERY], query=[])
-    assert status >= 400
-    assert server.columns([QUERY], query=["red"])["query_embedding"][0] is not None
+def test_a_request_without_rows_gives_none(server: Server, spy: Spy) -> None:
+    before = spy.lines("texts")
+    names = ("query", "query_embedding", "timely_embedding", "timely_embedding_status")
+    assert server.columns([QUERY, *TIMELY], query=[]) == {name: [] for name in names}
+    assert spy.lines("texts") == before
 
 
 def test_a_missing_model_is_logged_at_start_and_fails_its_features_alone(repo: Repo, tmp_path: Path) -> None:
@@ -213,8 +214,10 @@ def test_a_missing_model_is_logged_at_start_and_fails_its_features_alone(repo: R
         requests=[("other_embedding:other_embedding", row), (QUERY, row)],
     )
     assert got["at start"] == got["in the end"] == ["tiny"]
-    assert any("'other_embedding' cannot be served" in line and "llmrec export other" in line for line in got["log"])
+    [told] = [line for line in got["log"] if "cannot be served" in line]
+    assert told.startswith("Feature 'other_embedding' cannot be served: Artifact")
+    assert "'other' is not on this machine" in told
     error, value = got["answers"]
     assert error.startswith("ArtifactNotFoundError")
-    assert "llmrec export other" in error
+    assert "'other' is not on this machine" in error
     assert len(value) == 8
