@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import logging
+import os
+import threading
+from pathlib import Path
 from typing import Any
 
+import click
 from feast import FeatureStore
 
-from llmrec_plugin.feast import load_artifacts
+from llmrec_plugin.feast import load_artifacts, warmup
 from llmrec_plugin.runtime import runner as runner_module
 
 
@@ -35,3 +39,34 @@ def serve_after_warm_up(requests: list[tuple[str, dict[str, Any]]]) -> dict[str,
         except Exception as exc:
             answers.append(f"{type(exc).__name__}: {exc}")
     return {"at start": loaded_at_start, "in the end": loads, "answers": answers, "log": records}
+
+
+def warm_up_with_a_slow_model() -> dict[str, Any]:
+    """Whether warm-up returns while a model is still being loaded, and that it is loaded in the end."""
+    records: list[str] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: records.append(record.getMessage())  # type: ignore[method-assign]
+    logging.getLogger("llmrec_plugin.feast").addHandler(handler)
+    go_on, loaded = threading.Event(), threading.Event()
+    load = runner_module.Encoder
+
+    def slowly(*arguments: Any) -> Any:
+        go_on.wait(60)
+        encoder = load(*arguments)
+        loaded.set()
+        return encoder
+
+    runner_module.Encoder = slowly  # type: ignore[assignment,misc]
+    warmup.SECONDS_AT_START = 0.05
+    load_artifacts(None)
+    waited = not loaded.is_set()
+    go_on.set()
+    return {"returned before it was loaded": waited, "loaded": loaded.wait(60), "log": records[:1]}
+
+
+def served_from(folder_of_repo: str, working_folder: str) -> str:
+    """The repo that warm-up reads under ``feast --chdir``."""
+    os.chdir(working_folder)
+    context = click.Context(click.Command("serve"), obj={"CHDIR": Path(folder_of_repo), "FS_YAML_FILE": None})
+    with context:
+        return str(warmup._served_store().repo_path)

@@ -192,7 +192,7 @@ def test_statuses_come_through_the_python_interface_under_both_kinds_of_names(re
 
 def test_a_request_without_rows_gives_none(server: Server, spy: Spy) -> None:
     before = spy.lines("texts")
-    names = ("query", "query_embedding", "timely_embedding", "timely_embedding_status")
+    names = ("query_embedding", "timely_embedding", "timely_embedding_status")
     assert server.columns([QUERY, *TIMELY], query=[]) == {name: [] for name in names}
     assert spy.lines("texts") == before
 
@@ -221,3 +221,17 @@ def test_a_missing_model_is_logged_at_start_and_fails_its_features_alone(repo: R
     assert error.startswith("ArtifactNotFoundError")
     assert "'other' is not on this machine" in error
     assert len(value) == 8
+
+
+def test_a_server_starts_while_a_slow_model_is_loaded(repo: Repo) -> None:
+    """Gunicorn kills a worker that takes more than 30 s to start."""
+    got = repo.call("on_demand_steps:warm_up_with_a_slow_model")
+    assert got["returned before it was loaded"]
+    assert got["loaded"]
+    assert "still being loaded" in got["log"][0]
+
+
+def test_the_server_may_be_started_from_another_folder(repo: Repo, tmp_path: Path) -> None:
+    """`feast --chdir` leaves the working folder as it is; the store is found all the same."""
+    got = repo.call("on_demand_steps:served_from", folder_of_repo=str(repo.folder), working_folder=str(tmp_path))
+    assert got == str(repo.folder)
