@@ -236,7 +236,7 @@ def main() -> None:
                 for turn in range(options.rounds):
                     for kind in options.queries:
                         for clients in options.clients:
-                            for server in servers:
+                            for server in servers[:: -1 if turn % 2 else 1]:
                                 seed = f"{workers} {turn} {clients}"
                                 cell = measure(server, kind, clients, options.seconds, seed)
                                 rows.append(
