@@ -6,7 +6,7 @@ BIN := $(abspath $(VENV))/bin
 export LLMREC_HOME ?= $(abspath .llmrec)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-unit lint fix clean
+.PHONY: help demo retrieval test test-unit services lint fix clean
 
 help:  ## Lists the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -19,8 +19,15 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 demo: $(VENV)/.installed  ## Export, apply, materialize, train and rank on the shipped sample: the main job
 	PATH="$(BIN):$$PATH" examples/ranker/demo.sh
 
+retrieval: $(VENV)/.installed  ## Finds packages by a text and ranks them; runs the demo first if it has not run
+	PATH="$(BIN):$$PATH" examples/retrieval/demo.sh
+
 test: lint  ## All tests, from unit tests to Feast in processes of its own
+	@$(MAKE) --no-print-directory services || echo "Without Redis and PostgreSQL: their tests are skipped."
 	$(BIN)/python -m pytest
+
+services:  ## Fetches Redis and PostgreSQL with pgvector for the tests, from Debian's packages, without installing them
+	@tests/services/fetch.sh
 
 test-unit: $(VENV)/.installed  ## The tests that do not start Feast
 	$(BIN)/python -m pytest tests/unit
@@ -36,4 +43,4 @@ fix: $(VENV)/.installed  ## Formats and mends what ruff can mend
 	$(BIN)/ruff check --fix .
 
 clean:  ## Removes everything that was built, exported or computed
-	rm -rf $(VENV) .llmrec feature_repo/data
+	rm -rf $(VENV) .llmrec .services feature_repo/data

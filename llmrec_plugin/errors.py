@@ -17,6 +17,7 @@ inherits the builtin it refines, so callers may catch either::
     │   └── ArtifactMismatchError              the artifact is not what the feature declares
     ├── FingerprintMismatchError (RuntimeError)
     ├── FetchError (RuntimeError)              features that were fetched are not those asked for
+    ├── OnlineStoreError (RuntimeError)        the online store cannot do what was asked
     ├── SourceError (RuntimeError)             weights or tokenizer cannot be found or exported
     ├── ParityError (RuntimeError)             the exported graph differs from PyTorch
     ├── ProviderError (RuntimeError)           the device asked for cannot be used
@@ -104,6 +105,10 @@ class FingerprintMismatchError(LLMRecError, RuntimeError):
 
 class FetchError(LLMRecError, RuntimeError):
     """A feature server refused a request, or the features that came are not those of the layout."""
+
+
+class OnlineStoreError(LLMRecError, RuntimeError):
+    """The online store cannot do what was asked of it."""
 
 
 class SourceError(LLMRecError, RuntimeError):

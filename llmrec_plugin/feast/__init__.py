@@ -19,8 +19,9 @@ In a ranker that reads with a ``FeatureStore``::
 """
 
 from llmrec_plugin.feast.publishing import publish
+from llmrec_plugin.feast.search import search
 from llmrec_plugin.feast.serving import fetch, layout_of
 from llmrec_plugin.feast.warmup import load_artifacts
 from llmrec_plugin.pipeline.history import history_frame
 
-__all__ = ["fetch", "history_frame", "layout_of", "load_artifacts", "publish"]
+__all__ = ["fetch", "history_frame", "layout_of", "load_artifacts", "publish", "search"]

@@ -26,6 +26,7 @@ from llmrec_plugin.feast.engine import LLMComputeEngine
 from llmrec_plugin.feast.jobs import is_ours
 from llmrec_plugin.feast.patches import TESTED_FEAST
 from llmrec_plugin.feast.provider import LLMRecProvider
+from llmrec_plugin.feast.registry import AtomicFileRegistryStore
 from llmrec_plugin.settings import load_settings
 from llmrec_plugin.transform import Transform
 
@@ -153,6 +154,17 @@ def reads_while_materializing(subject: _Subject) -> _Found:
                     f"{view.name} is in state MATERIALIZING, so it is not served: a run is under way or was killed.",
                     f"Run it again, or: feast feature-views set-state {view.name} available_online",
                 )
+
+
+def registry_file(subject: _Subject) -> _Found:
+    registry = subject.store.config.registry
+    if registry.registry_type == "file" and "://" not in registry.path and not registry.registry_store_type:
+        yield (
+            "warning",
+            "Feast empties the registry file before it writes it anew: a run killed in between leaves no registry.",
+            f"registry: {{..., registry_store_type: {AtomicFileRegistryStore.__module__}."
+            f"{AtomicFileRegistryStore.__name__}}}",
+        )
 
 
 def compute_engine(subject: _Subject) -> _Found:
@@ -304,6 +316,7 @@ _CHECKS: tuple[Callable[[_Subject], _Found], ...] = (
     onnxruntime_packages,
     cache_folder,
     reads_while_materializing,
+    registry_file,
     compute_engine,
     newest_rows_only,
     whole_tables,

@@ -30,17 +30,17 @@ from feast.infra.registry.base_registry import BaseRegistry
 from feast.protos.feast.types.Value_pb2 import FloatList, Value
 from feast.repo_config import FeastConfigBaseModel
 from filelock import FileLock, Timeout
-from pydantic import Field
+from pydantic import Field, ValidationError
 from tqdm import tqdm
 
-from llmrec_plugin.errors import InputError
+from llmrec_plugin.errors import InputError, SettingsError
 from llmrec_plugin.feast.jobs import Job, Selection, count_lost, entity_keys, is_ours, open_job, select, states
-from llmrec_plugin.feast.rawrows import Rows, concatenate, to_datetime, to_microseconds
 from llmrec_plugin.feast.training import TrainingSource
 from llmrec_plugin.feast.writing import writing
 from llmrec_plugin.pipeline.packing import stored_values
 from llmrec_plugin.runtime.cache import RunReport
 from llmrec_plugin.runtime.ledger import Entry
+from llmrec_plugin.runtime.rawrows import Rows, concatenate, to_datetime, to_microseconds
 from llmrec_plugin.runtime.runner import Embedded
 from llmrec_plugin.settings import load_settings
 
@@ -68,12 +68,14 @@ class LLMComputeEngine(LocalComputeEngine):
     Args:
         options: ``repo_config``, ``offline_store`` and ``online_store`` from Feast, and the fields of
             `LLMComputeEngineConfig`.
+
+    Raises:
+        SettingsError: ``batch_engine`` holds something else.
     """
 
     def __init__(self, **options: Any) -> None:
-        given = {name: options.pop(name) for name in LLMComputeEngineConfig.model_fields if name in options}
-        super().__init__(**options)
-        self.settings = LLMComputeEngineConfig(**given)
+        super().__init__(**{name: options.pop(name) for name in ("repo_config", "offline_store", "online_store")})
+        self.settings = _settings(options)
 
     def _materialize_one(
         self, registry: BaseRegistry, task: MaterializationTask, **kwargs: Any
@@ -88,6 +90,17 @@ class LLMComputeEngine(LocalComputeEngine):
         return LocalMaterializationJob(job, MaterializationJobStatus.SUCCEEDED)
 
 
+def _settings(given: dict[str, Any]) -> LLMComputeEngineConfig:
+    try:
+        return LLMComputeEngineConfig(**given)
+    except ValidationError as exc:
+        wrong = "; ".join(f"{'.'.join(map(str, error['loc']))}: {error['msg']}" for error in exc.errors())
+        raise SettingsError(
+            f"batch_engine of feature_store.yaml: {wrong}. Expected some of "
+            f"{', '.join(LLMComputeEngineConfig.model_fields)}; correct or remove the rest."
+        ) from exc
+
+
 class _Run:
     """One materialization of one view."""
 
@@ -96,28 +109,37 @@ class _Run:
         self._job = open_job(engine.repo_config, task.feature_view, engine.offline_store, engine.online_store)
         self._window = to_microseconds(task.start_time), to_microseconds(task.end_time)
         self._left_out = 0
+        self._resumed = False
         self._report = RunReport.begin(self._job.bound.feature.name, self._job.bound.fingerprint, "batch")
 
     def execute(self) -> None:
-        clock = time.perf_counter()
         with _alone(self._job):
-            self._check_store()
-            selection = select(self._job, self._window, self._job.target.lookup)
-            self._announce(selection)
-            with _Bar(self._job.bound.feature.name, len(selection)) as bar:
-                for rows in self._chunks(selection):
-                    self._write(rows)
-                    bar.advance(len(rows), self._report)
-                    self._check_invalid(selection.newest)
+            self._write_selected()
             self._check_source()
-        self._report = replace(self._report, seconds=time.perf_counter() - clock)
-        self._job.runner.record(self._report)
+            self._check_invalid()
         if self._left_out:
             logger.info(
                 "%s: %d rows were left out, the store holds newer ones.", self._job.bound.feature.name, self._left_out
             )
         if self._settings.training_table and isinstance(self._job.view.batch_source, TrainingSource):
             self._job.view.batch_source.refresh()
+
+    def _write_selected(self) -> None:
+        clock = time.perf_counter()
+        try:
+            self._check_store()
+            self._resumed = self._job.target.begin_run(len(self._job.covered()))
+            selection = select(self._job, self._window, self._job.target.lookup)
+            self._announce(selection)
+            with _Bar(self._job.bound.feature.name, len(selection)) as bar:
+                for rows in self._chunks(selection):
+                    self._write(rows)
+                    bar.advance(len(rows), self._report)
+        except Exception as exc:
+            self._check_source(exc)  # what reads a file that is replaced meanwhile can fail in any way
+            raise
+        finally:
+            self._job.runner.record(replace(self._report, seconds=time.perf_counter() - clock))
 
     def _chunks(self, selection: Selection) -> Iterator[Rows]:
         size = self._settings.chunk_rows
@@ -135,7 +157,7 @@ class _Run:
 
     def _write(self, rows: Rows) -> None:
         """One chunk: value cache, online store, ledger, in this order."""
-        rows = self._without_superseded(rows)
+        rows = self._still_to_write(rows)
         if not len(rows):
             return
         embedded = self._job.runner.embed(self._job.bound, rows.columns, "batch", quiet=True)
@@ -155,10 +177,19 @@ class _Run:
                 if not pushed[i]
             )
 
-    def _without_superseded(self, rows: Rows) -> Rows:
+    def _still_to_write(self, rows: Rows) -> Rows:
+        """Without those of which the store holds a newer one, or this one since before the run was interrupted."""
         superseded = self._superseded(rows)
         self._left_out += int(superseded.sum())
-        return rows.take(~superseded)
+        return rows.take(~superseded & ~self._written(rows))
+
+    def _written(self, rows: Rows) -> np.ndarray:
+        """(n,) bool: an earlier attempt at this run has written the row."""
+        if not self._resumed:
+            return np.zeros(len(rows), dtype=bool)
+        keys = self._job.target.written_by_this_run(rows.keys)
+        found = states(rows, self._job.target.lookup(rows.keys), self._window[1])
+        return np.array([key in keys and state == "unchanged" for key, state in zip(rows.keys, found, strict=True)])
 
     def _superseded(self, rows: Rows) -> np.ndarray:
         """(n,) bool: the store holds a newer row of the entity."""
@@ -185,24 +216,29 @@ class _Run:
                 name, selection.newest, needed / 2**30, bound / 2**30,
             )  # fmt: skip
 
-    def _check_invalid(self, newest: int) -> None:
-        invalid = self._job.target.count_invalid() if self._report.invalid else 0
-        if invalid > self._settings.max_invalid_share * newest:
-            first = self._job.target.invalid(1)[0]
-            key_name = self._job.view.entity_columns[0].name
+    def _check_invalid(self) -> None:
+        invalid = self._job.target.count_invalid()
+        if not invalid:
+            return
+        written = self._job.target.count()
+        first = self._job.target.invalid(1)[0]
+        summary = (
+            f"Feature {self._job.bound.feature.name!r}: {invalid} of {written} rows could not be read and are null; "
+            f"the first is {self._job.view.entity_columns[0].name}={first.key!r}: {first.invalid}"
+        )
+        if invalid > self._settings.max_invalid_share * written:
             raise InputError(
-                f"Feature {self._job.bound.feature.name!r}: {invalid} of {newest} rows could not be read, more than "
-                f"max_invalid_share={self._settings.max_invalid_share:g} of batch_engine. The first is "
-                f"{key_name}={first.key!r}: {first.invalid}. What was written stays; correct the rows, or allow a "
-                "larger share in feature_store.yaml, and run again."
+                f"{summary}. That is more than max_invalid_share={self._settings.max_invalid_share:g} of batch_engine. "
+                "The other rows are written. Correct these or allow a larger share, and run again."
             )
+        logger.warning("%s", summary)
 
-    def _check_source(self) -> None:
+    def _check_source(self, cause: Exception | None = None) -> None:
         if self._job.source_changed():
             raise InputError(
                 f"Feature {self._job.bound.feature.name!r}: its source was written while it was read, so rows may have "
                 "been missed. Run again when it is complete; nothing is computed twice."
-            )
+            ) from cause
 
     def _check_store(self) -> None:
         """Forgets what was written when the store no longer holds it, e.g. because it was emptied."""

@@ -20,9 +20,9 @@ from feast.type_map import python_values_to_proto_values
 
 from llmrec_plugin.binding import BoundFeature
 from llmrec_plugin.errors import InputError
-from llmrec_plugin.feast.rawrows import Interval, RawRows, Rows, to_microseconds
 from llmrec_plugin.feast.training import file_signature
 from llmrec_plugin.runtime.ledger import Entry, Key, Ledger, Target
+from llmrec_plugin.runtime.rawrows import Interval, RawRows, Rows, to_microseconds
 from llmrec_plugin.runtime.runner import Runner, runner_for
 from llmrec_plugin.settings import load_settings
 from llmrec_plugin.specs import digest
@@ -59,7 +59,10 @@ class Job:
 
     def source_changed(self) -> bool:
         """Whether a file of the source was written since the job was opened."""
-        return self._path is not None and file_signature(self._path) != self._signature
+        try:
+            return self._path is not None and file_signature(self._path) != self._signature
+        except OSError:  # it is gone
+            return True
 
     def covered(self) -> list[Interval]:
         """The intervals that were materialized before."""

@@ -193,6 +193,8 @@ def _drop_stale_rows(store: FeatureStore, pairs: Iterable[tuple[Any, Any]]) -> N
         online_store = store._get_provider().online_store
         nothing: dict[str, Any] = {"entities_to_delete": [], "entities_to_keep": [], "partial": True}
         online_store.update(store.config, tables_to_delete=[old], tables_to_keep=[], **nothing)
+        if getattr(store.config.online_store, "full_scan_for_deletion", True) is False:
+            online_store.delete_table(store.config, old)  # type: ignore[attr-defined]  # Redis, told to keep such rows
         online_store.update(store.config, tables_to_delete=[], tables_to_keep=[new], **nothing)
         logger.warning(
             "%s: fingerprint changed from %s to %s. The stored vectors of the old one were removed, reads give null "

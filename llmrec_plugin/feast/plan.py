@@ -22,10 +22,10 @@ from feast.repo_operations import parse_repo
 from llmrec_plugin.errors import InputError, UnknownNameError
 from llmrec_plugin.feast.engine import LLMComputeEngine, LLMComputeEngineConfig
 from llmrec_plugin.feast.jobs import Job, Written, count_lost, is_ours, open_job, select, states
-from llmrec_plugin.feast.rawrows import Interval, Rows, to_microseconds
 from llmrec_plugin.pipeline.assemble import assemble
 from llmrec_plugin.runtime.encoder import Encoder
 from llmrec_plugin.runtime.ledger import Entry, Key
+from llmrec_plugin.runtime.rawrows import Interval, Rows, to_microseconds
 
 logger = logging.getLogger(__name__)
 
@@ -54,6 +54,7 @@ class ViewPlan:
         unchanged: Rows to write again, because the window holds them.
         late: Of the rows to write, those that lie before the window.
         superseded: Rows left out because the store holds newer ones.
+        done: Rows left out because a run that was interrupted has written them.
         texts: Distinct texts of the rows to write.
         cached: Texts whose vectors are in the value cache.
         compute: Texts that the model would read: the number of inferences.
@@ -73,6 +74,7 @@ class ViewPlan:
     unchanged: int = 0
     late: int = 0
     superseded: int = 0
+    done: int = 0
     texts: int = 0
     cached: int = 0
     compute: int = 0
@@ -161,12 +163,19 @@ class _Planner:
         self._random = random.Random(0)  # noqa: S311 - a sample, no secret
 
     def fill(self, empty: ViewPlan) -> ViewPlan:
-        written: Written = _nothing if count_lost(self._job) else self._job.target.lookup
+        target = self._job.target
+        lost = count_lost(self._job) > 0
+        written: Written = _nothing if lost else target.lookup
+        resumed = not lost and target.is_interrupted(len(self._job.covered()))
         selection = select(self._job, self._window, written)
         for _, rows in self._job.raw.read(selection.wanted):
-            found = states(rows, written(rows.keys), self._window[1])
+            done = target.written_by_this_run(rows.keys) if resumed else set()
+            found = [
+                "done" if state == "unchanged" and key in done else state
+                for key, state in zip(rows.keys, states(rows, written(rows.keys), self._window[1]), strict=True)
+            ]
             self._states.update(found)
-            self._count_texts(rows.take(np.array([state != "superseded" for state in found])))
+            self._count_texts(rows.take(np.array([state not in ("superseded", "done") for state in found])))
         tokens = self._tokens() if self._compute else 0
         return replace(
             empty,
@@ -220,7 +229,7 @@ class _Planner:
             if time.perf_counter() - clock > _CALIBRATION_SECONDS:
                 break
         speed = done / (time.perf_counter() - clock)
-        rows = self._states.total() - self._states["superseded"]
+        rows = self._states.total() - self._states["superseded"] - self._states["done"]
         return tokens / speed + rows / ROWS_WRITTEN_PER_SECOND
 
     def _memory(self, total: int) -> int:

@@ -33,11 +33,11 @@ from google.protobuf.message import DecodeError
 
 from llmrec_plugin.errors import InputError
 from llmrec_plugin.feast.jobs import open_target
-from llmrec_plugin.feast.rawrows import digests, to_microseconds
 from llmrec_plugin.feast.views import SOURCE_TAG
 from llmrec_plugin.feast.writing import writing
 from llmrec_plugin.pipeline.packing import value_type
 from llmrec_plugin.runtime.ledger import Entry
+from llmrec_plugin.runtime.rawrows import digests, to_microseconds
 
 logger = logging.getLogger(__name__)
 

@@ -17,14 +17,14 @@ from llmrec_plugin.binding import Bound, BoundFeature, BoundSimilarity, to_value
 from llmrec_plugin.errors import DeclarationError
 from llmrec_plugin.feast.patches import FINGERPRINT_TAG, LLMBatchFeatureView
 from llmrec_plugin.feast.training import TrainingSource, project_name
-from llmrec_plugin.specs import HistoryEmbeddingFeature, Metric, TextFeature
+from llmrec_plugin.feast.vectors import FEAST_METRICS
+from llmrec_plugin.specs import HistoryEmbeddingFeature, TextFeature
 from llmrec_plugin.transform import Transform, source
 
 # Name of the view that a batch view reads, by which a push finds the vectors it must compute.
 SOURCE_TAG = "llmrec.source"
 # Without a ttl Feast's first incremental run reaches back one year only (feature_store.py, 0.67).
 FOREVER = timedelta(days=36_500)
-_VECTOR_METRIC: dict[Metric, str] = {"cosine": "cosine", "dot": "inner_product", "euclidean": "l2"}
 
 
 class DeclaredTransformation(PythonTransformation):
@@ -143,7 +143,7 @@ def _output_fields(name: str, feature: TextFeature, *, stored: bool) -> list[Fie
         index = {
             "vector_index": True,
             "vector_length": feature.dims,
-            "vector_search_metric": _VECTOR_METRIC[feature.metric],
+            "vector_search_metric": FEAST_METRICS[feature.metric],
         }
     fields = [Field(name=name, dtype=Array(Float32) if feature.storage == "list" else Bytes, **described, **index)]
     if feature.status:

@@ -29,10 +29,10 @@ Key: TypeAlias = int | str | bytes
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS targets (
     id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, view TEXT NOT NULL, fingerprint TEXT NOT NULL,
-    touched INTEGER NOT NULL);
+    touched INTEGER NOT NULL, run INTEGER NOT NULL DEFAULT 0, intervals INTEGER);
 CREATE TABLE IF NOT EXISTS rows (
     target INTEGER NOT NULL, key NOT NULL, at INTEGER NOT NULL, created INTEGER NOT NULL, digest INTEGER NOT NULL,
-    invalid TEXT, pushed INTEGER NOT NULL, PRIMARY KEY (target, key)) WITHOUT ROWID;
+    invalid TEXT, pushed INTEGER NOT NULL, run INTEGER NOT NULL, PRIMARY KEY (target, key)) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS invalid_rows ON rows (target) WHERE invalid IS NOT NULL;
 """
 
@@ -111,10 +111,12 @@ class Ledger:
         try:
             yield
         except (sqlite3.Error, OSError) as exc:
-            raise LedgerError(
-                f"The ledger of written rows, {self.path}, cannot be used ({exc}): expected a folder that this user "
-                "may write, on a disk with room. Set LLMREC_CACHE to one."
-            ) from exc
+            remedy = (
+                "it is damaged. Delete it; every row is written once more, from the value cache."
+                if type(exc) is sqlite3.DatabaseError  # its subclasses have other causes
+                else "expected a folder that this user may write, on a disk with room. Set LLMREC_CACHE to one."
+            )
+            raise LedgerError(f"The ledger of written rows, {self.path}, cannot be used ({exc}): {remedy}") from exc
 
 
 class Target:
@@ -125,23 +127,51 @@ class Target:
         self._number = number
         self.lock_path = ledger.path.with_suffix(f".{number}.lock")
 
+    def begin_run(self, intervals: int) -> bool:
+        """Begins a run, or goes on with the last one; returns whether it goes on.
+
+        Args:
+            intervals: How many runs Feast has recorded for the view. As long as that is what it was, the last run
+                did not succeed.
+        """
+        with self._ledger._writing() as connection:
+            cursor = connection.execute(
+                "UPDATE targets SET run = run + 1, intervals = ? WHERE id = ? AND intervals IS NOT ?",
+                (intervals, self._number, intervals),
+            )
+            return cursor.rowcount == 0
+
+    def is_interrupted(self, intervals: int) -> bool:
+        """Whether `begin_run` would go on with the last run."""
+        query = "SELECT count(*) FROM targets WHERE id = ? AND intervals IS ?"
+        with self._ledger._reading() as connection:
+            return bool(connection.execute(query, (self._number, intervals)).fetchone()[0])
+
+    def written_by_this_run(self, keys: Sequence[Key]) -> set[Key]:
+        """Those `keys` whose row was read and written since the run began, by this process or one that was killed."""
+        where = "invalid IS NULL AND run = (SELECT run FROM targets WHERE id = target)"
+        return {key for (key,) in self._select("key", keys, where)}
+
     def lookup(self, keys: Sequence[Key]) -> dict[Key, Entry]:
         """The entries of those `keys` that have one."""
-        found: dict[Key, Entry] = {}
+        return {entry.key: entry for entry in map(_entry, self._select(_ENTRY, keys, "TRUE"))}
+
+    def _select(self, columns: str, keys: Sequence[Key], where: str) -> Iterator[tuple[Any, ...]]:
         with self._ledger._reading() as connection:
             for start in range(0, len(keys), KEYS_PER_QUERY):
                 some = keys[start : start + KEYS_PER_QUERY]
                 marks = ",".join("?" * len(some))
-                query = f"SELECT {_ENTRY} FROM rows WHERE target = ? AND key IN ({marks})"  # noqa: S608 - only "?" marks
-                entries = map(_entry, connection.execute(query, (self._number, *some)))
-                found |= {entry.key: entry for entry in entries}
-        return found
+                query = f"SELECT {columns} FROM rows WHERE target = ? AND key IN ({marks}) AND {where}"  # noqa: S608
+                yield from connection.execute(query, (self._number, *some))
 
     def write(self, entries: Iterable[Entry]) -> None:
         """Records what was written, all or none; an entity's older entry is replaced."""
-        rows = [(self._number, *astuple(entry)) for entry in entries]
+        rows = [(*astuple(entry), self._number) for entry in entries]
         with self._ledger._writing() as connection:
-            connection.executemany("INSERT OR REPLACE INTO rows VALUES (?, ?, ?, ?, ?, ?, ?)", rows)
+            connection.executemany(
+                f"INSERT OR REPLACE INTO rows (target, {_ENTRY}, run) SELECT id, ?, ?, ?, ?, ?, ?, run "  # noqa: S608
+                "FROM targets WHERE id = ?", rows,
+            )  # fmt: skip
 
     def count(self) -> int:
         """Number of entities."""

@@ -44,10 +44,11 @@ class Finished:
 
 
 class Processes:
-    """Gives each step a process of its own; see `processes.py`."""
+    """Gives each step a process of its own, forked from one that has imported `preimport`; see `processes.py`."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, preimport: Iterable[str] = ()) -> None:
         self._folder = folder
+        self._preimport = tuple(preimport)
         self._count = 0
         self._server: subprocess.Popen[str] | None = None
 
@@ -119,7 +120,7 @@ class Processes:
     def _run_forked(self, request: str) -> int:
         if self._server is None:
             self._server = subprocess.Popen(
-                [sys.executable, str(HERE / "processes.py")],
+                [sys.executable, str(HERE / "processes.py"), *self._preimport],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 text=True,
@@ -180,11 +181,12 @@ llm = publish(globals())
 CONFIGURATION = """
 project: test
 provider: local
-registry: {path: data/registry.db, serve_features_while_materializing: true}
-online_store: {type: sqlite, path: data/online.db}
-materialization: {pull_latest_features: true, online_write_batch_size: 1000}
+registry: {{path: data/registry.db, serve_features_while_materializing: true}}
+online_store: {online_store}
+materialization: {{pull_latest_features: true, online_write_batch_size: 1000}}
 entity_key_serialization_version: 3
 """
+SQLITE = {"type": "sqlite", "path": "data/online.db"}
 
 
 @dataclass
@@ -195,15 +197,18 @@ class Repo:
         root: Holds the repo, the exported models and the cache.
         processes: Where its steps run.
         environ: Settings of the steps.
+        online_store: Its settings.
     """
 
     root: Path
     processes: Processes
     environ: dict[str, str] = field(default_factory=dict)
+    online_store: dict[str, Any] = field(default_factory=lambda: SQLITE)
 
     def __post_init__(self) -> None:
         (self.folder / "data").mkdir(parents=True, exist_ok=True)
-        (self.folder / "feature_store.yaml").write_text(CONFIGURATION)
+        configuration = CONFIGURATION.format(online_store=json.dumps(self.online_store))
+        (self.folder / "feature_store.yaml").write_text(configuration)
         self.environ = {"LLMREC_HOME": str(self.root / "home")} | self.environ
 
     @property
@@ -294,4 +299,4 @@ class Repo:
     def copy(self, root: Path) -> Repo:
         """The same repo elsewhere."""
         shutil.copytree(self.root, root)
-        return Repo(root, self.processes, {**self.environ, "LLMREC_HOME": str(root / "home")})
+        return Repo(root, self.processes, {**self.environ, "LLMREC_HOME": str(root / "home")}, self.online_store)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import logging
 import math
+import os
 import runpy
+import signal
 from typing import Any
 
 import numpy as np
@@ -120,3 +122,22 @@ def doctor() -> str:
     findings = json.loads(result.stdout)
     assert result.exit_code == int(any(finding["level"] == "error" for finding in findings))
     return result.stdout
+
+
+def materialize_and_die(view: str, writes: int) -> None:
+    """Materializes a view in a child that dies after so many chunks."""
+    child = os.fork()
+    if child == 0:
+        from llmrec_plugin.runtime.ledger import Target
+
+        write, done = Target.write, []
+
+        def counted(self: Target, entries: Any) -> None:
+            write(self, entries)
+            done.append(None)
+            if len(done) == writes:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        Target.write = counted
+        open_store(None).materialize_incremental(pd.Timestamp("2026-02-01"), [view])
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL

@@ -17,6 +17,7 @@ project: test
 provider: local
 registry:
   path: data/registry.db
+  registry_store_type: llmrec_plugin.feast.registry.AtomicFileRegistryStore
   serve_features_while_materializing: true
   enable_online_feature_view_versioning: true
 online_store: {type: sqlite, path: data/online.db}
@@ -53,6 +54,10 @@ def test_a_sound_repo(repo: Repo) -> None:
     [
         (("  serve_features_while_materializing: true\n", ""), {"reads_while_materializing": "error"}),
         (("  enable_online_feature_view_versioning: true\n", ""), {"rollouts": "note"}),
+        (
+            ("  registry_store_type: llmrec_plugin.feast.registry.AtomicFileRegistryStore\n", ""),
+            {"registry_file": "warning"},
+        ),
         ((ENGINE, ""), {"compute_engine": "warning"}),
         (
             (f"materialization: {{pull_latest_features: true, online_write_batch_size: 1000}}\n"

@@ -1,4 +1,4 @@
-"""`make demo`, step by step, on a copy of the repo, with the tiny encoder in place of the real one."""
+"""`make demo` and `make retrieval`, step by step, on a copy of the repo, with the tiny encoder for the real one."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from integration.host import Processes, clean_environment
 from tiny import export_tiny
@@ -51,7 +52,13 @@ def demo(processes: Processes, tmp_path_factory: pytest.TempPathFactory) -> dict
     cache = VectorCache(root / "home" / "cache", 2**30)
     runs = cache.runs()
     cache.close()
-    return {"output": output, "results": json.loads((root / "out.json").read_text()), "runs": runs}
+    return {
+        "output": output,
+        "results": json.loads((root / "out.json").read_text()),
+        "runs": runs,
+        "root": root,
+        "environ": environ,
+    }
 
 
 def test_every_service_is_ranked_on_all_warm_and_cold_packages(demo: dict[str, Any]) -> None:
@@ -81,3 +88,17 @@ def test_texts_are_computed_once_whether_materialized_shuffled_or_read_for_train
     assert computed["package_text_embedding", "historical"] == [0]
     assert computed["package_shuffled_embedding", "historical"] == [0]
     assert computed["dependant_text_embedding", "historical"] == [0]
+
+
+def test_a_text_is_answered_with_packages_that_are_ranked_for_a_dependant(demo: dict[str, Any]) -> None:
+    words = ("examples/retrieval/retrieve.py", "play music over the network", "--candidates", "50")
+    output = _run(*words, folder=demo["root"], environ=demo["environ"])
+    assert "play music over the network" in output
+    rows = [line.split("│")[1:-1] for line in output.splitlines() if line.startswith("│")]
+    assert len(rows) == 10
+    scores, places, distances = (np.array([float(row[column]) for row in rows]) for column in (2, 3, 4))
+    assert (np.diff(scores) <= 0).all()
+    # Where the search put a package follows from its distance alone.
+    assert (np.diff(distances[np.argsort(places)]) >= 0).all()
+    assert 1 <= places.min() <= places.max() <= 50
+    assert "50 candidates in " in output

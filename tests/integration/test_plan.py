@@ -90,6 +90,15 @@ def test_a_plan_tells_new_changed_and_cached_rows_apart(repo: Repo) -> None:
     _check(whole, rows=ROWS + 1, unchanged=ROWS + 1, new=0, changed=0, compute=0)
 
 
+def test_a_plan_leaves_out_what_an_interrupted_run_has_written(repo: Repo) -> None:
+    repo.feast("apply")
+    repo.call("steps:materialize_and_die", view=VIEW, writes=2)
+    _check(_plan(repo), entities=ROWS, done=100, rows=ROWS - 100, new=ROWS - 100)
+    repo.feast("materialize-incremental", "2026-02-01", "--views", VIEW)
+    assert repo.runs()[-1].rows == ROWS - 100
+    _check(_plan(repo, "--start", "2025-01-01"), done=0, rows=ROWS, unchanged=ROWS)
+
+
 def test_a_plan_of_another_model_counts_every_row_before_it_is_applied(repo: Repo) -> None:
     repo.feast("apply")
     repo.feast("materialize-incremental", "2026-02-01", "--views", VIEW)

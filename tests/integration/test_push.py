@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import json
 import random
 import sqlite3
 from collections.abc import Callable
@@ -69,9 +70,9 @@ def repo(materialized: Repo, tmp_path: Path) -> Repo:
     return repo
 
 
-def _configure(repo: Repo, provider: str, online: str = "type: sqlite") -> None:
-    text = CONFIGURATION.replace("provider: local", provider).replace("type: sqlite", online)
-    (repo.folder / "feature_store.yaml").write_text(text)
+def _configure(repo: Repo, provider: str, online_store: str = "sqlite") -> None:
+    text = CONFIGURATION.format(online_store=json.dumps({**repo.online_store, "type": online_store}))
+    (repo.folder / "feature_store.yaml").write_text(text.replace("provider: local", provider))
 
 
 def _push(repo: Repo, *rows: dict[str, Any], to: str = "ONLINE") -> None:
@@ -187,7 +188,7 @@ def test_written_rows_get_vectors_as_pushed_ones_do(repo: Repo) -> None:
 
 
 def test_stores_that_write_asynchronously_infer_beside_the_event_loop(repo: Repo) -> None:
-    _configure(repo, f"provider: {PROVIDER}", "type: async_sqlite.AsyncSqliteOnlineStore")
+    _configure(repo, f"provider: {PROVIDER}", "async_sqlite.AsyncSqliteOnlineStore")
     row = _row("c", "green font", 5)
     assert repo.call("stream_steps:push_async", rows=[row]) == [False, False]
     assert repo.vectors(["c"]) == [_expected(repo, row)]

@@ -145,11 +145,13 @@ class RawRows:
                     f"Feature {feature.name!r}: expected a timestamp in column {self._raw[name]!r}, got {kind}. "
                     "Convert the column in its source."
                 )
-        kind = dataset.schema.field(self._raw[key]).type
-        if not (pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_integer(kind)
-                or pa.types.is_binary(kind) or pa.types.is_dictionary(kind)):  # fmt: skip
+        self._key_type = _decoded(dataset.schema.field(self._raw[key]).type)
+        if not (pa.types.is_string(self._key_type) or pa.types.is_large_string(self._key_type)
+                or pa.types.is_integer(self._key_type) or pa.types.is_binary(self._key_type)):  # fmt: skip
             raise ColumnTypeError(
-                f"Feature {feature.name!r}: expected text or integers in key column {self._raw[key]!r}, got {kind}."
+                f"Feature {feature.name!r}: expected text or integers in key column {self._raw[key]!r}, got "
+                f"{self._key_type}. Convert the column in its source (pandas writes integers with gaps as float64; "
+                "its type Int64 keeps them)."
             )
 
     def newest(self, window: Interval, covered: Sequence[Interval] = ()) -> Newest:
@@ -202,9 +204,9 @@ class RawRows:
         """Writes (position, key, at, created) of every row up to `until`; returns how many rows have no key or time."""
         key, at = self._raw[self._key], self._raw[self._timestamp]
         created = self._raw.get(self._created)
-        kind = self._dataset.schema.field(key).type
-        kind = kind.value_type if pa.types.is_dictionary(kind) else kind
-        schema = pa.schema([("position", pa.int64()), ("key", kind), ("at", pa.int64()), ("created", pa.int64())])
+        schema = pa.schema(
+            [("position", pa.int64()), ("key", self._key_type), ("at", pa.int64()), ("created", pa.int64())]
+        )
         writers = [pa.ipc.new_stream(str(folder / str(number)), schema) for number in range(partitions)]
         unreadable = start = 0
         try:
@@ -216,7 +218,7 @@ class RawRows:
                 table = pa.record_batch(
                     [
                         pa.array(np.arange(start, start + batch.num_rows)),
-                        batch.column(key).cast(kind),
+                        batch.column(key).cast(self._key_type),
                         pa.array(times),
                         pa.array(
                             _microseconds(batch.column(created)) if created else np.zeros(batch.num_rows, np.int64)
@@ -296,6 +298,10 @@ def _newest_rows(schema: pa.Schema, batches: list[pa.RecordBatch]) -> pa.RecordB
     frame = rows.to_pandas().sort_values(["at", "created", "position"])
     last = frame.drop_duplicates("key", keep="last").index.to_numpy()
     return rows.take(pa.array(last)).combine_chunks().to_batches(max_chunksize=None)[0] if len(last) else _empty(schema)
+
+
+def _decoded(kind: pa.DataType) -> pa.DataType:
+    return kind.value_type if pa.types.is_dictionary(kind) else kind
 
 
 def _empty(schema: pa.Schema) -> pa.RecordBatch:
