@@ -343,6 +343,8 @@ class SimilarityFeature:
         left: Name of an embedding feature.
         right: Name of another embedding feature.
         metric: ``cosine`` in [-1, 1], ``dot`` or ``euclidean`` (a distance: smaller is closer).
+        status: Whether the view has a second column ``<name>_status``: ``"ok"``, or why a side has no vector:
+            ``"invalid"``, ``"empty"`` (no text, or nothing stored) or ``"fallback"``, in this order if both have none.
         description: For people; shown in the Feast UI.
     """
 
@@ -350,6 +352,7 @@ class SimilarityFeature:
     left: str
     right: str
     metric: Metric
+    status: bool = False
     description: str = ""
 
     kind: ClassVar[str] = "similarity"
@@ -358,11 +361,17 @@ class SimilarityFeature:
         _check_name("feature", self.name)
         owner = f"feature {self.name!r}"
         _check_choice(owner, "metric", self.metric, get_args(Metric))
+        _check_flag(owner, "status", self.status)
         for side in ("left", "right"):
             if not isinstance(getattr(self, side), str) or not getattr(self, side):
                 raise DeclarationError(f"{owner}: {side} must be the name of an embedding feature.")
         if self.left == self.right:
             raise DeclarationError(f"{owner}: left and right are both {self.left!r}; name two different features.")
+
+    @property
+    def status_name(self) -> str:
+        """Name of the status column, where there is one."""
+        return f"{self.name}_status"
 
     def fingerprint(self, left: str, right: str) -> str:
         """The fingerprint, from the fingerprints of both sides."""

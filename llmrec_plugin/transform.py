@@ -16,6 +16,7 @@ import functools
 import json
 import logging
 import math
+import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -25,7 +26,7 @@ from llmrec_plugin.binding import Bound, BoundFeature, BoundSimilarity, from_val
 from llmrec_plugin.errors import EngineError, FingerprintMismatchError, MissingColumnError
 from llmrec_plugin.pipeline.packing import output_arrays, output_fields, stored_values, unpack
 from llmrec_plugin.pipeline.postprocess import similarity
-from llmrec_plugin.runtime.runner import Embedded, Mode, runner_for
+from llmrec_plugin.runtime.runner import Embedded, Mode, Status, runner_for
 from llmrec_plugin.runtime.workers import in_ray_worker, worker_settings
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 View = Literal["batch", "on_demand"]
+_DECISIVE_FIRST: tuple[Status, ...] = ("invalid", "empty", "fallback", "ok")  # "fallback" is a promise for later
 Columns = Mapping[str, Sequence[Any]]
 
 
@@ -168,22 +170,22 @@ class Transform:
 
     def transform_columns(self, columns: Columns) -> dict[str, list[Any]]:
         """The output columns; vectors as tuples, which Feast converts twice as fast as lists, or as bytes."""
+        called = time.monotonic()
         bound = self.bound
-        result: dict[str, list[Any]] = {}
+        values: list[Any]
         if isinstance(bound, BoundSimilarity):
-            result[self.__name__] = _similarities(bound, columns)
+            values, statuses = _similarities(bound, columns, called)
         else:
-            embedded = _embed(bound, columns, _mode(columns))
-            result[self.__name__] = [
-                tuple(value.tolist()) if isinstance(value, np.ndarray) else value
-                for value in stored_values(bound.feature, embedded.values)
-            ]
-            if bound.feature.status:
-                result[f"{self.__name__}_status"] = list(embedded.statuses)
-        if "event_timestamp" not in columns:
-            # Feast's python mode looks for the prefixed name when full_feature_names=True (feast/utils.py, 0.67).
-            result |= {f"{self.__name__}__{name}": values for name, values in result.items()}
-        return result
+            embedded = _embed(bound, columns, _mode(columns), called)
+            values, statuses = stored_values(bound.feature, embedded.values), embedded.statuses
+        result: dict[str, list[Any]] = {self.__name__: values}
+        if bound.feature.status:
+            result[f"{self.__name__}_status"] = list(statuses)
+        # Feast converts tuples twice as fast as lists or arrays. With full_feature_names=True it looks for prefixed
+        # names, and then guesses the type, which it cannot of a tuple (feast/utils.py and type_map.py, 0.67).
+        prefixed = {f"{self.__name__}__{name}": column for name, column in result.items()}
+        result[self.__name__] = [tuple(value.tolist()) if isinstance(value, np.ndarray) else value for value in values]
+        return result if "event_timestamp" in columns else result | prefixed
 
 
 def load(view: View, output: str, payload: str) -> Transform:
@@ -199,34 +201,49 @@ def source(transform: Transform) -> str:
     )
 
 
-def _embed(bound: BoundFeature, columns: Columns, mode: Mode) -> Embedded:
-    return runner_for(worker_settings()).embed(bound, columns, mode)
+def _embed(bound: BoundFeature, columns: Columns, mode: Mode, called: float | None = None) -> Embedded:
+    return runner_for(worker_settings()).embed(bound, columns, mode, called=called)
 
 
 def _mode(columns: Columns) -> Mode:
     return "historical" if "event_timestamp" in columns else "on_demand"
 
 
-def _similarities(bound: BoundSimilarity, columns: Columns) -> list[float | None]:
-    """Per row the similarity, None where a side is null or (cosine) a zero vector."""
-    left, right = (_side(side, bound.feature.name, columns) for side in (bound.left, bound.right))
+def _similarities(bound: BoundSimilarity, columns: Columns, called: float) -> tuple[list[float | None], list[Status]]:
+    """Per row the similarity, None where a side is null, fell back or (cosine) is a zero vector; and the status."""
+    (left, left_statuses), (right, right_statuses) = (
+        _side(side, bound.feature.name, columns, called) for side in (bound.left, bound.right)
+    )
+    statuses = [min(pair, key=_DECISIVE_FIRST.index) for pair in zip(left_statuses, right_statuses, strict=True)]
     values: list[float | None] = [None] * len(left)
-    pairs = [(row, a, b) for row, (a, b) in enumerate(zip(left, right, strict=True)) if a is not None and b is not None]
+    pairs = [
+        (row, a, b)
+        for row, (a, b) in enumerate(zip(left, right, strict=True))
+        if a is not None and b is not None and statuses[row] != "fallback"
+    ]
     if pairs:
         rows, lefts, rights = zip(*pairs, strict=True)
         scores = similarity(np.stack(lefts), np.stack(rights), bound.feature.metric)
         for row, score in zip(rows, scores.tolist(), strict=True):
             values[row] = None if math.isnan(score) else score
-    return values
+            if math.isnan(score) and statuses[row] == "ok":
+                statuses[row] = "empty"  # a stored zero vector stands for a row without text
+    return values, statuses
 
 
-def _side(side: BoundFeature, owner: str, columns: Columns) -> list[np.ndarray | None]:
-    """The vectors of one side, read from the columns if stored, else computed from the request."""
+def _side(
+    side: BoundFeature, owner: str, columns: Columns, called: float
+) -> tuple[list[np.ndarray | None], list[Status]]:
+    """The vectors of one side, read from the columns if stored, else computed from the request; and their statuses."""
     if not side.stored:
-        return _embed(side, columns, _mode(columns)).values
+        embedded = _embed(side, columns, _mode(columns), called)
+        return embedded.values, embedded.statuses
     if side.feature.name not in columns:
         raise MissingColumnError(owner, [side.feature.name], columns)
-    return [_vector(side, value) for value in columns[side.feature.name]]
+    vectors = [_vector(side, value) for value in columns[side.feature.name]]
+    plain: list[Status] = ["empty" if vector is None else "ok" for vector in vectors]
+    stored = columns.get(side.feature.status_name) or [None] * len(vectors)
+    return vectors, [known if known in _DECISIVE_FIRST else status for known, status in zip(stored, plain, strict=True)]
 
 
 def _vector(side: BoundFeature, value: Any) -> np.ndarray | None:

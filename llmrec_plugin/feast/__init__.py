@@ -6,6 +6,10 @@ In a feature repo::
 
     llm = publish(globals())
 
+In its ``static_artifacts.py``::
+
+    from llmrec_plugin.feast import load_artifacts
+
 In a ranker that reads with a ``FeatureStore``::
 
     from llmrec_plugin.feast import fetch, layout_of
@@ -18,8 +22,9 @@ from llmrec_plugin.feast.patches import apply_patches
 from llmrec_plugin.feast.publishing import publish
 from llmrec_plugin.feast.search import search
 from llmrec_plugin.feast.serving import fetch, layout_of
+from llmrec_plugin.feast.warmup import load_artifacts
 from llmrec_plugin.pipeline.history import history_frame
 
 apply_patches()
 
-__all__ = ["fetch", "history_frame", "layout_of", "publish", "search"]
+__all__ = ["fetch", "history_frame", "layout_of", "load_artifacts", "publish", "search"]

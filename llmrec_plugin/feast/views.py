@@ -140,6 +140,8 @@ def similarity_view(
 ) -> OnDemandFeatureView:
     """The view that compares two vectors, each from a batch view or from the request."""
     outputs = [Field(name=bound.feature.name, dtype=Float32)]
+    if bound.feature.status:
+        outputs.append(Field(name=bound.feature.status_name, dtype=String))
     return _on_demand(bound.feature.name, bound, sources, outputs, tags)
 
 

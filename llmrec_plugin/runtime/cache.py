@@ -19,6 +19,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Literal, TypeAlias
 
 import numpy as np
 from filelock import FileLock
@@ -29,6 +30,8 @@ _KEYS_PER_QUERY = 500  # SQLite's default bound on variables is larger; long sta
 _BUSY_SECONDS = 60.0
 _TOUCH_AFTER_SECONDS = 3600  # recency is kept to the hour, so that a hit rarely writes
 _RUNS_KEPT = 1000
+
+_Use: TypeAlias = Literal["read", "write"]
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS entries (
@@ -42,8 +45,11 @@ CREATE TRIGGER IF NOT EXISTS entry_removed AFTER DELETE ON entries BEGIN
     UPDATE total SET bytes = bytes - length(OLD.value), entries = entries - 1; END;
 CREATE TABLE IF NOT EXISTS runs (
     started REAL, feature TEXT, fingerprint TEXT, mode TEXT, rows INTEGER, empty INTEGER, invalid INTEGER,
-    texts INTEGER, cached INTEGER, computed INTEGER, tokens INTEGER, seconds REAL);
+    texts INTEGER, cached INTEGER, computed INTEGER, tokens INTEGER, seconds REAL,
+    fallback INTEGER NOT NULL DEFAULT 0);
 """
+_SCHEMA_VERSION = 1
+_LATER_COLUMNS = {"fallback": "INTEGER NOT NULL DEFAULT 0"}  # of `runs`; files of older versions lack them
 
 
 _COUNTS = ("rows", "empty", "invalid", "texts", "cached", "computed", "tokens")
@@ -63,9 +69,11 @@ class RunReport:
         invalid: Rows that could not be read (they give null).
         texts: Distinct texts among the rows.
         cached: Texts whose vectors were in the cache.
-        computed: Texts that the model encoded: the number of inferences.
-        tokens: Tokens the model read.
+        computed: Texts that the model encoded: the number of inferences. On demand, a text that two requests
+            wait for is one inference and counted by both.
+        tokens: Tokens the model read; 0 on demand, where requests share batches.
         seconds: Wall-clock time.
+        fallback: Rows that missed their deadline.
     """
 
     started: float
@@ -80,6 +88,7 @@ class RunReport:
     computed: int
     tokens: int
     seconds: float
+    fallback: int = 0
 
     @classmethod
     def begin(cls, feature: str, fingerprint: str, mode: str) -> RunReport:
@@ -92,9 +101,8 @@ class RunReport:
         return replace(self, **{name: getattr(self, name) + getattr(part, name) for name in (*_COUNTS, "seconds")})
 
     def __str__(self) -> str:
-        notes = "".join(
-            f", {count} {word}" for count, word in ((self.empty, "empty"), (self.invalid, "invalid")) if count
-        )
+        counts = {"empty": self.empty, "invalid": self.invalid, "fallback": self.fallback}
+        notes = "".join(f", {count} {word}" for word, count in counts.items() if count)
         return (
             f"{self.feature}: {self.rows} rows{notes}, {self.texts} distinct texts: "
             f"{self.cached} cached, {self.computed} computed in {self.seconds:.1f} s"
@@ -112,9 +120,9 @@ class VectorCache:
     def __init__(self, folder: Path, max_bytes: int) -> None:
         self.path = folder / "values.sqlite"
         self._max_bytes = max_bytes
-        self._lock = threading.Lock()
-        self._connection: sqlite3.Connection | None = None
-        self._pid = 0
+        # A connection for each, so that a request that reads does not wait for a thread that writes.
+        self._locks: dict[_Use, threading.Lock] = {"read": threading.Lock(), "write": threading.Lock()}
+        self._connections: dict[tuple[int, _Use], sqlite3.Connection] = {}  # by process: they must not cross a fork
         self._complained = False
 
     def get_many(self, fingerprint: str, texts: Sequence[str]) -> dict[str, np.ndarray]:
@@ -123,7 +131,7 @@ class VectorCache:
         found: dict[str, np.ndarray] = {}
         stale: list[bytes] = []
         now = int(time.time())
-        with self._guard("read"), self._connect() as connection:
+        with self._guard("read"), self._connect("read") as connection:
             keys = list(by_key)
             for start in range(0, len(keys), _KEYS_PER_QUERY):
                 some = keys[start : start + _KEYS_PER_QUERY]
@@ -137,17 +145,15 @@ class VectorCache:
                     found[by_key[key]] = vector
                     if used < now - _TOUCH_AFTER_SECONDS:
                         stale.append(key)
-            if stale:
-                with connection:
-                    connection.execute("BEGIN IMMEDIATE")
-                    connection.executemany("UPDATE entries SET used = ? WHERE key = ?", [(now, key) for key in stale])
+        if stale:
+            self._touch(stale, now)
         return found
 
     def known(self, fingerprint: str, texts: Sequence[str]) -> set[str]:
         """Those `texts` that have a cached vector; no vector is read, and none counts as used."""
         by_key = {_key(fingerprint, text): text for text in texts}
         found: set[str] = set()
-        with self._guard("read"), self._connect() as connection:
+        with self._guard("read"), self._connect("read") as connection:
             keys = list(by_key)
             for start in range(0, len(keys), _KEYS_PER_QUERY):
                 some = keys[start : start + _KEYS_PER_QUERY]
@@ -159,7 +165,7 @@ class VectorCache:
         """Stores the vectors of texts, all or none; they are on disk when this returns."""
         now = int(time.time())
         rows = [(_key(fingerprint, text), fingerprint, _encode(vector), now) for text, vector in vectors.items()]
-        with self._guard("write"), self._connect() as connection, connection:
+        with self._guard("write"), self._connect("write") as connection, connection:
             connection.execute("BEGIN IMMEDIATE")
             # Not REPLACE: it would skip the trigger that counts what is removed.
             connection.executemany("DELETE FROM entries WHERE key = ?", [(row[0],) for row in rows])
@@ -168,15 +174,16 @@ class VectorCache:
 
     def record(self, report: RunReport) -> None:
         """Keeps the report among the last 1,000."""
-        with self._guard("write"), self._connect() as connection, connection:
-            marks = ", ".join(f":{name}" for name in asdict(report))
+        with self._guard("write"), self._connect("write") as connection, connection:
+            names = asdict(report)
+            statement = f"INSERT INTO runs ({', '.join(names)}) VALUES (:{', :'.join(names)})"  # noqa: S608 - field names
             connection.execute("BEGIN IMMEDIATE")
-            connection.execute(f"INSERT INTO runs VALUES ({marks})", asdict(report))  # noqa: S608 - field names
+            connection.execute(statement, names)
             connection.execute("DELETE FROM runs WHERE rowid <= (SELECT max(rowid) FROM runs) - ?", (_RUNS_KEPT,))
 
     def runs(self) -> list[RunReport]:
         """The recorded reports, oldest first."""
-        with self._guard("read"), self._connect() as connection:
+        with self._guard("read"), self._connect("read") as connection:
             cursor = connection.execute("SELECT * FROM runs ORDER BY rowid")
             names = [column[0] for column in cursor.description]
             return [RunReport(**dict(zip(names, row, strict=True))) for row in cursor]
@@ -184,17 +191,18 @@ class VectorCache:
 
     def size(self) -> tuple[int, int]:
         """Number of entries, and bytes of their values."""
-        with self._guard("read"), self._connect() as connection:
+        with self._guard("read"), self._connect("read") as connection:
             entries, size = connection.execute("SELECT entries, bytes FROM total").fetchone()
             return entries, size
         return 0, 0
 
     def close(self) -> None:
         """Closes the file; the next use opens it again."""
-        with self._lock:
-            if self._connection is not None and self._pid == os.getpid():
-                self._connection.close()
-            self._connection = None
+        for use, lock in self._locks.items():
+            with lock:
+                connection = self._connections.pop((os.getpid(), use), None)
+                if connection is not None:
+                    connection.close()
 
     def _evict(self, connection: sqlite3.Connection) -> None:
         (size,) = connection.execute("SELECT bytes FROM total").fetchone()
@@ -202,13 +210,20 @@ class VectorCache:
         while size > self._max_bytes and connection.execute(oldest).rowcount:
             (size,) = connection.execute("SELECT bytes FROM total").fetchone()
 
+    def _touch(self, keys: Sequence[bytes], now: int) -> None:
+        """Marks values as used, unless someone writes: a reader does not wait, and the next one will do it."""
+        if not self._locks["write"].locked():
+            with self._guard("write"), self._connect("write") as connection, _without_waiting(connection), connection:
+                connection.execute("BEGIN IMMEDIATE")
+                connection.executemany("UPDATE entries SET used = ? WHERE key = ?", [(now, key) for key in keys])
+
     @contextmanager
-    def _connect(self) -> Iterator[sqlite3.Connection]:
-        with self._lock:
-            if self._connection is None or self._pid != os.getpid():  # a connection must not cross a fork
-                self._connection = self._open()
-                self._pid = os.getpid()
-            yield self._connection
+    def _connect(self, use: _Use) -> Iterator[sqlite3.Connection]:
+        with self._locks[use]:
+            key = (os.getpid(), use)
+            if key not in self._connections:
+                self._connections[key] = self._open()
+            yield self._connections[key]
 
     def _open(self) -> sqlite3.Connection:
         self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -233,7 +248,12 @@ class VectorCache:
         connection.execute("PRAGMA page_size = 16384")  # several vectors per page; only heeded by a new file
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = NORMAL")
-        connection.executescript(f"BEGIN IMMEDIATE; {_SCHEMA} COMMIT;")
+        if connection.execute("PRAGMA user_version").fetchone() != (_SCHEMA_VERSION,):  # else there is nothing to write
+            connection.executescript(f"BEGIN IMMEDIATE; {_SCHEMA} COMMIT;")
+            present = {row[1] for row in connection.execute("PRAGMA table_info(runs)")}
+            for name in _LATER_COLUMNS.keys() - present:
+                connection.execute(f"ALTER TABLE runs ADD COLUMN {name} {_LATER_COLUMNS[name]}")
+            connection.execute(f"PRAGMA user_version = {_SCHEMA_VERSION}")
         self.path.chmod(0o600)
         return connection
 
@@ -246,6 +266,19 @@ class VectorCache:
             level = logging.DEBUG if self._complained else logging.WARNING
             logger.log(level, "Cannot %s the cache %s (%s); values are computed without it.", action, self.path, exc)
             self._complained = True
+
+
+@contextmanager
+def _without_waiting(connection: sqlite3.Connection) -> Iterator[None]:
+    """What happens inside is skipped when another process writes."""
+    connection.execute("PRAGMA busy_timeout = 0")
+    try:
+        yield
+    except sqlite3.OperationalError as exc:
+        if exc.sqlite_errorcode != sqlite3.SQLITE_BUSY:
+            raise
+    finally:
+        connection.execute(f"PRAGMA busy_timeout = {int(_BUSY_SECONDS * 1000)}")
 
 
 def _key(fingerprint: str, text: str) -> bytes:

@@ -36,6 +36,9 @@ class Encoder:
         settings: Device and threads.
         profile: ``batch`` or ``online``, see `llmrec_plugin.runtime.session`.
 
+    Attributes:
+        token_budget: Rows x length of the batches that suit the device.
+
     Raises:
         ArtifactCorruptError: A file differs from the manifest.
         ParityError: The golden texts do not give their recorded vectors here.
@@ -51,7 +54,7 @@ class Encoder:
         self.provider = self._session.get_providers()[0]
         on_cpu = self.provider == CPU
         self._callers = settings.threads if on_cpu and profile == "batch" else 1
-        self._token_budget = CPU_TOKEN_BUDGET if on_cpu else GPU_TOKEN_BUDGET
+        self.token_budget = CPU_TOKEN_BUDGET if on_cpu else GPU_TOKEN_BUDGET
         self._tokenizers: dict[int, Tokenizer] = {}
         self._lock = threading.Lock()
         self._check_golden_texts()
@@ -88,7 +91,7 @@ class Encoder:
         # A tokenizer without special tokens may find nothing in a text: its vector is zero, without inference.
         present = np.flatnonzero(lengths)
         batches = [
-            present[batch] for batch in plan_batches([lengths[i] for i in present], token_budget or self._token_budget)
+            present[batch] for batch in plan_batches([lengths[i] for i in present], token_budget or self.token_budget)
         ]
         if self._callers == 1 or len(batches) == 1:
             for batch in batches:

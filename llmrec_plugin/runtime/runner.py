@@ -8,6 +8,7 @@ import os
 import sys
 import threading
 import time
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
@@ -18,7 +19,9 @@ from llmrec_plugin.binding import BoundFeature
 from llmrec_plugin.pipeline.assemble import assemble
 from llmrec_plugin.pipeline.postprocess import combine, finish
 from llmrec_plugin.runtime.cache import RunReport, VectorCache
+from llmrec_plugin.runtime.counts import RequestCounts
 from llmrec_plugin.runtime.encoder import Encoder
+from llmrec_plugin.runtime.microbatch import MicroBatcher, Prepared
 from llmrec_plugin.runtime.session import Profile
 from llmrec_plugin.settings import Settings
 
@@ -30,6 +33,8 @@ Status = Literal["ok", "empty", "invalid", "fallback"]
 
 TEXTS_PER_CHUNK = 1024
 """Texts encoded between two writes to the cache: at most this much work is lost when a process dies."""
+CHARACTERS_PER_TOKEN = 4
+"""Of English; how long a text is, is only guessed while it waits."""
 
 
 class Embedded(NamedTuple):
@@ -59,36 +64,54 @@ class Runner:
         self.store = ArtifactStore(settings.artifact_folders)
         self.cache = VectorCache(settings.cache_folder, settings.cache_max_bytes)
         self._settings = settings
+        self.requests = RequestCounts()
         self._encoders: dict[tuple[str, Profile], Encoder] = {}
+        self._loading: defaultdict[tuple[str, Profile], threading.Lock] = defaultdict(threading.Lock)
+        self._batchers: dict[str, MicroBatcher] = {}
         self._lock = threading.Lock()
 
     def embed(
-        self, bound: BoundFeature, columns: Mapping[str, Sequence[Any]], mode: Mode, *, quiet: bool = False
+        self,
+        bound: BoundFeature,
+        columns: Mapping[str, Sequence[Any]],
+        mode: Mode,
+        *,
+        called: float | None = None,
+        quiet: bool = False,
     ) -> Embedded:
         """The vectors of n rows.
 
-        A row's vector depends on that row alone. A row that cannot be read gives None and is counted.
+        A row's vector depends on that row alone. A row that cannot be read gives None and is counted. On demand,
+        requests of all threads share batches, and a row that misses the feature's deadline falls back.
 
         Args:
             bound: The feature and its artifact.
             columns: The rows by column.
-            mode: For the report, the progress bar (none on demand and for pushes) and the threads' placement.
+            mode: ``on_demand`` heeds the deadline; all but it and pushes are recorded and show their progress.
+            called: `time.monotonic` from which the deadline counts; default: now.
             quiet: Show and record nothing; the rows are a part of a run that the caller reports.
 
         Raises:
             MissingColumnError: A declared column is not there.
             ArtifactError: The model is missing, damaged, or not what the feature declares.
         """
-        started, clock = time.time(), time.perf_counter()
+        started, clock = time.time(), time.monotonic()
         feature = bound.feature
         assembled = assemble(feature, columns)
         texts = list(dict.fromkeys(text for row in assembled.rows for text in row))
         vectors = self.cache.get_many(bound.encoding_fingerprint, texts) if texts else {}
         cached = len(vectors)
         missing = [text for text in texts if text not in vectors]
-        tokens = self._encode(bound, missing, vectors, mode, quiet=quiet) if missing else 0
+        late: set[str] = set()
+        tokens = 0
+        if missing and mode == "on_demand":
+            late = self._encode_together(bound, missing, vectors, clock if called is None else called)
+        elif missing:
+            tokens = self._encode(bound, missing, vectors, mode, quiet=quiet)
 
-        empty = None if feature.on_empty == "null" else np.zeros(feature.dims, dtype=np.float32)
+        zeros = np.zeros(feature.dims, dtype=np.float32)
+        empty = None if feature.on_empty == "null" else zeros
+        fallback = None if feature.on_deadline == "null" else zeros
         values: list[np.ndarray | None] = []
         statuses: list[Status] = []
         invalid = dict(assembled.invalid)
@@ -99,6 +122,9 @@ class Runner:
             elif all(text in vectors for text in row):
                 values.append(combine(feature, [vectors[text] for text in row]))
                 statuses.append("ok")
+            elif late and not late.isdisjoint(row):
+                values.append(fallback)
+                statuses.append("fallback")
             else:
                 values.append(None)
                 statuses.append("invalid")
@@ -113,18 +139,34 @@ class Runner:
             invalid=len(invalid),
             texts=len(texts),
             cached=cached,
-            computed=len(missing),
+            computed=len(missing) - len(late),
             tokens=tokens,
-            seconds=time.perf_counter() - clock,
+            seconds=time.monotonic() - clock,
+            fallback=statuses.count("fallback"),
         )
         if not quiet:
             self._warn(report, invalid)
             self.record(report)
         return Embedded(values, statuses, report, invalid)
 
+    def load(self, bound: BoundFeature) -> None:
+        """Makes the first request for the feature as fast as the others: loads the model, opens the cache.
+
+        Raises:
+            ArtifactError: The model is missing, damaged, or not what the feature declares.
+        """
+        self._encode_texts(bound, self.encoder(bound, "online"), ["ready"])
+        self.cache.size()
+
+    def drain(self) -> None:
+        """Returns when what requests asked for is in the cache."""
+        for batcher in list(self._batchers.values()):
+            batcher.drain()
+
     def record(self, report: RunReport) -> None:
         """Keeps the report of a finished run and, where progress is shown, prints it."""
         if report.mode in _REQUESTS:
+            self.requests.add(report)
             logger.debug("%s", report)
             return
         self.cache.record(report)
@@ -135,21 +177,63 @@ class Runner:
         self, bound: BoundFeature, texts: list[str], vectors: dict[str, np.ndarray], mode: Mode, *, quiet: bool
     ) -> int:
         """Adds the vectors of `texts`, where finite, to `vectors` and to the cache; returns the tokens read."""
-        feature = bound.feature
         encoder = self.encoder(bound, "online" if mode in _REQUESTS else "batch")
-        normalized = encoder.artifact.manifest.normalize
         tokens = 0
         chunks = _chunks(texts, TEXTS_PER_CHUNK)
         show = self._settings.progress and mode not in _REQUESTS and not quiet
-        for chunk in _with_bar(chunks, len(texts), feature.name) if show else chunks:
-            raw, count = encoder.encode([feature.prefix + text for text in chunk], max_tokens=feature.max_tokens)
-            finished = finish(feature, raw, already_normalized=normalized)
-            finite = np.isfinite(finished).all(axis=1)
-            done = {chunk[i]: finished[i] for i in np.flatnonzero(finite)}
+        for chunk in _with_bar(chunks, len(texts), bound.feature.name) if show else chunks:
+            encoded, count = self._encode_texts(bound, encoder, chunk)
+            done = {text: vector for text, vector in zip(chunk, encoded, strict=True) if vector is not None}
             self.cache.put_many(bound.encoding_fingerprint, done)
             vectors.update(done)
             tokens += count
         return tokens
+
+    def _encode_together(
+        self, bound: BoundFeature, texts: list[str], vectors: dict[str, np.ndarray], called: float
+    ) -> set[str]:
+        """Adds the vectors of `texts`, where finite, to `vectors`; returns the texts that missed the deadline."""
+        self._check_fits(bound)  # a missing model is an error, not a late row
+        allowed = bound.feature.deadline_ms
+        until = None if allowed is None else called + allowed / 1000
+        ready = self._batcher(bound).encode(texts, until)
+        vectors.update((text, vector) for text, vector in ready.items() if vector is not None)
+        return set(texts) - ready.keys()
+
+    def _check_fits(self, bound: BoundFeature) -> None:
+        encoder = self._encoders.get((bound.artifact_id, "online"))
+        artifact = encoder.artifact if encoder else self.store.get(bound.feature.model, bound.artifact_id)
+        artifact.check_fits(bound.feature)
+
+    def _batcher(self, bound: BoundFeature) -> MicroBatcher:
+        """The one for all features that encode alike."""
+        key = bound.encoding_fingerprint
+        max_tokens = bound.feature.max_tokens
+
+        def prepare() -> Prepared:
+            encoder = self.encoder(bound, "online")
+            return Prepared(lambda texts: self._encode_texts(bound, encoder, texts)[0], encoder.token_budget)
+
+        with self._lock:
+            if key not in self._batchers:
+                self._batchers[key] = MicroBatcher(
+                    bound.feature.name,
+                    prepare,
+                    keep=lambda vectors: self.cache.put_many(key, vectors),
+                    count_tokens=lambda text: min(len(text) // CHARACTERS_PER_TOKEN + 2, max_tokens),
+                )
+            return self._batchers[key]
+
+    def _encode_texts(
+        self, bound: BoundFeature, encoder: Encoder, texts: list[str]
+    ) -> tuple[list[np.ndarray | None], int]:
+        """The finished vectors of texts, None where not finite, and the tokens read."""
+        feature = bound.feature
+        raw, tokens = encoder.encode([feature.prefix + text for text in texts], max_tokens=feature.max_tokens)
+        finished = finish(feature, raw, already_normalized=encoder.artifact.manifest.normalize)
+        finished.flags.writeable = False  # requests share them
+        finite = np.isfinite(finished).all(axis=1)
+        return [vector if sound else None for vector, sound in zip(finished, finite, strict=True)], tokens
 
     def encoder(self, bound: BoundFeature, profile: Profile) -> Encoder:
         """The encoder of a feature, loaded when it is first asked for.
@@ -159,6 +243,8 @@ class Runner:
         """
         key = (bound.artifact_id, profile)
         with self._lock:
+            loading = self._loading[key]
+        with loading:  # one lock per model: a request for a loaded one does not wait while another is loaded
             if key in self._encoders:
                 self._encoders[key].artifact.check_fits(bound.feature)  # another feature may have loaded it
             else:

@@ -3,14 +3,17 @@
 Two profiles of one graph, both with results equal to the last bit (measured on 2 cores):
 
 * ``batch``: one thread per `run`, called from several threads, no spinning: the best throughput;
-* ``online``: all threads in one `run`, spinning: the shortest single request.
+* ``online``: all threads in one `run`: the shortest single request. No spinning here, either: threads that spin
+  after a run take the CPU from the server's other threads and workers (docs/benchmarks/on-demand.md).
 """
 
 from __future__ import annotations
 
 import ctypes
+import os
+import weakref
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from llmrec_plugin.errors import MissingExtraError, ProviderError
 from llmrec_plugin.settings import Device
@@ -43,7 +46,7 @@ def open_session(graph: Path, *, device: Device, profile: Profile, threads: int)
     options.log_severity_level = _ERRORS_ONLY
     options.intra_op_num_threads = 1 if profile == "batch" else threads
     options.inter_op_num_threads = 1
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0" if profile == "batch" else "1")
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
 
     obstacle = "the device is 'cpu'" if device == "cpu" else cuda_obstacle()
     if obstacle and device == "cuda":
@@ -59,7 +62,21 @@ def open_session(graph: Path, *, device: Device, profile: Profile, threads: int)
             f"ONNX Runtime was asked for {wanted} and chose {used} for {graph.name}. "
             "Check the driver and CUDA libraries, or set LLMREC_DEVICE=cpu."
         )
+    _open_sessions.add(session)
     return session
+
+
+_open_sessions: weakref.WeakSet[Any] = weakref.WeakSet()
+
+
+def _keep_for_ever() -> None:
+    """Lets no inherited session be destroyed: that would wait for threads which a forked child does not have."""
+    for session in _open_sessions:
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(session))
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows, which does not fork
+    os.register_at_fork(after_in_child=_keep_for_ever)
 
 
 def import_onnxruntime():  # type: ignore[no-untyped-def]  # a module has no useful type here

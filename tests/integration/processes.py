@@ -20,6 +20,7 @@ import json
 import os
 import signal
 import sys
+import threading
 import time
 import traceback
 from pathlib import Path
@@ -79,6 +80,7 @@ def _run_child(request: dict[str, Any]) -> None:
         for target, source in ((0, nothing), (1, log), (2, log)):
             os.dup2(source, target)
         status = perform(request)
+        threading._shutdown()  # type: ignore[attr-defined]  # as at every exit: threads finish what they have in hand
     except BaseException:  # whatever it was, the child must end here and not return into the server's loop
         traceback.print_exc()
     finally:

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from integration.host import Repo
-from integration.test_serve import Server
+from integration.server import Server
 
 from llmrec_plugin.errors import FetchError, FingerprintMismatchError, InputError
 from llmrec_plugin.pipeline.packing import pack, unpack

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 from integration.host import CONFIGURATION, Repo, StepError
-from integration.test_serve import Server
+from integration.server import Server
 
 from llmrec_plugin.pipeline.packing import unpack
 

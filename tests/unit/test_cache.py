@@ -6,6 +6,7 @@ import sqlite3
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -308,6 +309,39 @@ def test_threads_share_one_cache(cache):
     assert cache.size()[0] == 4 * 20 * 10
 
 
+def test_a_reader_does_not_wait_for_a_writer_of_this_process_or_another(cache, monkeypatch):
+    monkeypatch.setattr(module, "_TOUCH_AFTER_SECONDS", -1)  # a hit wants to write, too
+    stored = numbered(0, 10)
+    cache.put_many("a", stored)
+    other = sqlite3.connect(cache.path, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    try:
+        with cache._locks["write"]:
+            check_equal(cache.get_many("a", list(stored)), stored)
+        check_equal(cache.get_many("a", list(stored)), stored)
+    finally:
+        other.close()
+
+
+def test_a_file_of_an_older_version_keeps_its_runs_and_takes_new_ones(tmp_path):
+    connection = sqlite3.connect(tmp_path / "values.sqlite")
+    connection.execute(
+        "CREATE TABLE runs (started REAL, feature TEXT, fingerprint TEXT, mode TEXT, rows INTEGER, empty INTEGER, "
+        "invalid INTEGER, texts INTEGER, cached INTEGER, computed INTEGER, tokens INTEGER, seconds REAL)"
+    )
+    connection.execute("INSERT INTO runs VALUES (1.5, 'old', 'f', 'batch', 9, 1, 2, 5, 3, 2, 40, 0.5)")
+    connection.commit()
+    connection.close()
+    for _ in range(2):  # the second time there is nothing to add
+        cache = VectorCache(tmp_path, 2**20)
+        old = cache.runs()[0]
+        assert (old.feature, old.rows, old.seconds, old.fallback) == ("old", 9, 0.5, 0)
+        new = replace(old, feature="new", fallback=7)
+        cache.record(new)
+        assert cache.runs()[-1] == new
+        cache.close()
+
+
 FORKING = """
 import os, sqlite3, sys
 import numpy as np
@@ -316,15 +350,17 @@ from llmrec_plugin.runtime.cache import VectorCache
 cache = VectorCache(Path(sys.argv[1]), 2**20)
 vector = np.ones(8, np.float32)
 cache.put_many("a", {"parent": vector})
-before = cache._connection
+before = dict(cache._connections)
 child = os.fork()
 if child == 0:
     cache.put_many("a", {"child": vector})
-    ok = cache._connection is not before and len(cache.get_many("a", ["parent", "child"])) == 2
+    ok = len(cache.get_many("a", ["parent", "child"])) == 2
+    mine = [connection for (pid, _), connection in cache._connections.items() if pid == os.getpid()]
+    ok = ok and mine and not any(connection in before.values() for connection in mine)
     cache.close()
     os._exit(0 if ok else 1)
 assert os.waitpid(child, 0)[1] == 0
-assert cache._connection is before
+assert before and cache._connections == before
 cache.put_many("a", {"later": vector})
 assert len(cache.get_many("a", ["parent", "child", "later"])) == 3
 assert sqlite3.connect(cache.path).execute("PRAGMA integrity_check").fetchone() == ("ok",)

@@ -1,28 +1,34 @@
 """Rows as values: order, duplicates, cache, failures."""
 
 import logging
+import os
 import subprocess
 import sys
+import threading
+import time
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from samples import embedding, history, settings
+from samples import embedding, history, query, settings
 from tiny import WORDS, export_tiny
 
-from llmrec_plugin.artifacts import GRAPH
+from llmrec_plugin.artifacts import GRAPH, ArtifactStore
 from llmrec_plugin.binding import BoundFeature, bind
 from llmrec_plugin.errors import ArtifactCorruptError, ArtifactMismatchError, ArtifactNotFoundError, MissingColumnError
 from llmrec_plugin.runtime import runner as module
 from llmrec_plugin.runtime.encoder import Encoder
 from llmrec_plugin.runtime.runner import Runner, runner_for
 
+PATIENCE = 20  # seconds after which a test that waits in vain fails
 TITLES = [f"{a} {b} {c}" for a in WORDS[:7] for b in WORDS[7:14] for c in WORDS[14:20]]
 
 
 def embed(runner, feature, rows, mode="batch", column="title"):
     bound = feature if isinstance(feature, BoundFeature) else bind(feature, runner.store)
     embedded = runner.embed(bound, {column: rows}, mode)
+    runner.drain()
     return embedded.values, embedded.report
 
 
@@ -141,7 +147,7 @@ def test_a_text_is_computed_once_however_many_rows_hold_it(runner):
 def test_only_new_texts_are_computed_in_later_runs_of_any_mode(new_runner):
     assert embed(new_runner(), embedding(), ["red", "blue"], "batch")[1].computed == 2
     _, report = embed(new_runner(), embedding(), ["blue", "red", "green"], "on_demand")
-    assert (report.cached, report.computed, report.tokens) == (2, 1, 3)
+    assert (report.cached, report.computed) == (2, 1)
     assert embed(new_runner(), embedding(), ["green", "blue"], "historical")[1].computed == 0
 
 
@@ -289,6 +295,171 @@ def test_a_summary_is_printed_for_batch_runs_if_asked_for(new_runner, capsys, mo
     assert bool(output.err) == told
 
 
+# --- requests
+
+
+@pytest.fixture
+def gate(monkeypatch):
+    """Holds every inference of a request until it is set; the golden texts pass."""
+    opened = threading.Event()
+    encode = Encoder.encode
+
+    def wait(self, texts, **options):
+        assert "max_tokens" not in options or opened.wait(PATIENCE)
+        return encode(self, texts, **options)
+
+    monkeypatch.setattr(Encoder, "encode", wait)
+    yield opened
+    opened.set()
+
+
+@pytest.mark.parametrize(("on_deadline", "value"), [("null", None), ("zeros", np.zeros(8, dtype=np.float32))])
+def test_a_row_that_is_late_falls_back_and_its_vector_is_there_next_time(runner, gate, on_deadline, value):
+    gate.set()
+    (known,), _ = embed(runner, embedding(), ["red"], "on_demand")
+    gate.clear()
+    feature = embedding(deadline_ms=20, on_deadline=on_deadline)
+    bound = bind(feature, runner.store)
+    values, statuses, report, _ = runner.embed(bound, {"title": ["red", "blue", None, b"x", "blue"]}, "on_demand")
+    assert statuses == ["ok", "fallback", "empty", "invalid", "fallback"]
+    np.testing.assert_array_equal(values[0], known)
+    for late in (values[1], values[4]):
+        np.testing.assert_array_equal(late, value)
+    assert (report.fallback, report.texts, report.cached, report.computed) == (2, 2, 1, 0)
+    assert "2 fallback" in str(report)
+    gate.set()
+    runner.drain()
+    values, statuses, report, _ = runner.embed(bound, {"title": ["red", "blue"]}, "on_demand")
+    assert (statuses, report.cached, report.fallback) == (["ok", "ok"], 2, 0)
+
+
+def test_a_history_falls_back_when_one_of_its_texts_is_late(runner, gate):
+    gate.set()
+    embed(runner, history(), [["red"]], "on_demand", column="events")
+    gate.clear()
+    bound = bind(history(deadline_ms=20), runner.store)
+    statuses = runner.embed(bound, {"events": [["red"], ["red", "blue"], []]}, "on_demand").statuses
+    assert statuses == ["ok", "fallback", "empty"]
+
+
+@pytest.mark.parametrize("mode", ["batch", "historical"])
+def test_stored_rows_wait_for_ever(runner, gate, mode):
+    threading.Timer(0.1, gate.set).start()
+    bound = bind(embedding(deadline_ms=1), runner.store)
+    assert runner.embed(bound, {"title": ["red"]}, mode).statuses == ["ok"]
+
+
+def test_the_deadline_counts_from_the_call_and_covers_loading(runner, monkeypatch):
+    loading = threading.Event()
+    load = module.Encoder
+
+    def slowly(*arguments):
+        assert loading.wait(PATIENCE)
+        return load(*arguments)
+
+    monkeypatch.setattr(module, "Encoder", slowly)
+    bound = bind(embedding(deadline_ms=20), runner.store)
+    assert runner.embed(bound, {"title": ["red"]}, "on_demand").statuses == ["fallback"]
+    loading.set()
+    runner.drain()
+    long_ago = time.monotonic() - 3600
+    assert runner.embed(bound, {"title": ["red"]}, "on_demand", called=long_ago).statuses == ["ok"]  # cached
+    assert runner.embed(bound, {"title": ["blue"]}, "on_demand", called=long_ago).statuses == ["fallback"]
+
+
+def test_a_deadline_hides_no_error(new_runner, tiny, tmp_path):
+    bound = BoundFeature(embedding(deadline_ms=1), tiny.id)
+    with pytest.raises(ArtifactNotFoundError):
+        new_runner(artifact_folders=(tmp_path / "nowhere",)).embed(bound, {"title": ["red"]}, "on_demand")
+
+
+def test_a_late_vector_reaches_other_processes_through_the_cache(new_runner, gate):
+    runner = new_runner()
+    bound = bind(embedding(deadline_ms=1), runner.store)
+    assert runner.embed(bound, {"title": ["red"]}, "on_demand").statuses == ["fallback"]
+    gate.set()
+    runner.drain()
+    _, report = embed(new_runner(), embedding(), ["red"])
+    assert (report.cached, report.computed) == (1, 0)
+
+
+def test_many_requests_give_the_values_of_a_batch_and_encode_each_text_once(runner, expected, monkeypatch):
+    encoded = Counter()
+    encode = Encoder.encode
+
+    def count(self, texts, **options):
+        encoded.update(texts if "max_tokens" in options else ())
+        return encode(self, texts, **options)
+
+    monkeypatch.setattr(Encoder, "encode", count)
+    bound = bind(embedding(), runner.store)
+
+    def request(seed):
+        chosen = np.random.default_rng(seed).integers(0, len(TITLES), 5)
+        values, statuses, *_ = runner.embed(bound, {"title": [TITLES[i] for i in chosen]}, "on_demand")
+        assert statuses == ["ok"] * 5
+        check_same(values, [expected[i] for i in chosen])
+
+    with ThreadPoolExecutor(16) as pool:
+        list(pool.map(request, range(300)))
+    assert set(encoded.values()) == {1}
+    totals = runner.requests.of("item_title_embedding")
+    assert (totals.requests, totals.rows, totals.fallback) == (300, 1500, 0)
+
+
+def test_features_that_encode_alike_share_batches_and_each_is_checked_against_the_model(runner, tiny):
+    embed(runner, embedding(), ["red"], "on_demand")
+    _, report = embed(runner, query(), ["red"], "on_demand", column="query")
+    assert report.cached == 1
+    assert len(runner._batchers) == 1
+    with pytest.raises(ArtifactMismatchError, match="pooling"):
+        embed(runner, BoundFeature(embedding(pooling="cls"), tiny.id), ["blue"], "on_demand")
+
+
+def test_fallbacks_are_counted_and_one_warning_a_minute_tells_of_them(runner, gate, caplog):
+    bound = bind(embedding(deadline_ms=1), runner.store)
+    for titles in (["red", "blue"], ["green"]):
+        runner.embed(bound, {"title": titles}, "on_demand")
+    totals = runner.requests.of("item_title_embedding")
+    assert (totals.requests, totals.rows, totals.fallback) == (2, 3, 3)
+    warnings = [record.getMessage() for record in caplog.records if "fell back" in record.getMessage()]
+    assert len(warnings) == 1
+    assert warnings[0].startswith("item_title_embedding: 2 of 2 rows missed their deadline")
+
+
+def test_a_runner_that_was_loaded_loads_nothing_for_a_request(runner, no_model):
+    bound = bind(embedding(), runner.store)
+    runner.load(bound)
+    no_model()
+    _, report = embed(runner, embedding(), ["red"], "on_demand")
+    assert report.computed == 1
+
+
+def test_requests_for_a_loaded_model_do_not_wait_while_another_is_loaded(new_runner, tmp_path, monkeypatch):
+    store = ArtifactStore([tmp_path / "artifacts"])
+    export_tiny(store)
+    export_tiny(store, name="other", seed=1)
+    runner = new_runner(artifact_folders=(tmp_path / "artifacts",))
+    embed(runner, embedding(), ["red"], "on_demand")
+    begun, go_on = threading.Event(), threading.Event()
+    load = module.Encoder
+
+    def slowly(*arguments):
+        begun.set()
+        assert go_on.wait(PATIENCE)
+        return load(*arguments)
+
+    monkeypatch.setattr(module, "Encoder", slowly)
+    with ThreadPoolExecutor(1) as pool:
+        other = bind(embedding(model="other"), runner.store)
+        loading = pool.submit(runner.embed, other, {"title": ["red"]}, "on_demand")
+        assert begun.wait(PATIENCE)
+        bound = bind(embedding(), runner.store)
+        assert runner.embed(bound, {"title": ["blue"]}, "on_demand").statuses == ["ok"]
+        go_on.set()
+        assert loading.result(PATIENCE).statuses == ["ok"]
+
+
 # --- trouble
 
 
@@ -348,6 +519,41 @@ def test_a_process_that_is_killed_loses_only_the_chunk_in_hand(new_runner, tmp_p
     values, report = embed(new_runner(), embedding(), TITLES[:20])
     assert (report.cached, report.computed) == (8, 12)
     check_same(values, expected[:20])
+
+
+INHERITED = """
+import os, sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[3])
+from llmrec_plugin.binding import bind
+from llmrec_plugin.runtime.runner import runner_for
+from samples import query, settings
+
+ours = settings(Path(sys.argv[1]), artifact_folders=(Path(sys.argv[2]),))
+
+def work(mode, text):
+    runner = runner_for(ours)
+    values, statuses, *_ = runner.embed(bind(query(), runner.store), {"query": [text]}, mode)
+    assert statuses == ["ok"], statuses
+
+work("batch", "red")
+work("on_demand", "blue")
+child = os.fork()
+if child == 0:
+    work("batch", "fast")
+    work("on_demand", "slow")
+    os._exit(0)
+assert os.waitpid(child, 0)[1] == 0
+work("on_demand", "new")
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this platform does not fork")
+def test_a_forked_child_serves_and_does_not_wait_for_threads_it_does_not_have(tmp_path, tiny_folder, request):
+    """Neither the inherited session nor the thread of the inherited batcher may be touched."""
+    command = [sys.executable, "-c", INHERITED, tmp_path, tiny_folder, request.config.rootpath / "tests"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 FORKING = """

@@ -4,6 +4,7 @@ import json
 import pickle
 import subprocess
 import sys
+import threading
 import typing
 
 import numpy as np
@@ -17,6 +18,7 @@ from llmrec_plugin.binding import BoundSimilarity, to_values
 from llmrec_plugin.errors import EngineError, FingerprintMismatchError, MissingColumnError
 from llmrec_plugin.pipeline.postprocess import similarity
 from llmrec_plugin.runtime import runner as runner_module
+from llmrec_plugin.settings import load_settings
 from llmrec_plugin.transform import Transform, load, source
 
 ITEM = "item_title_embedding"
@@ -208,7 +210,9 @@ def test_a_request_gives_the_value_that_a_batch_stored(batch, tiny):
 def test_the_name_that_feast_looks_for_with_full_feature_names_is_there_too(on_demand):
     result = on_demand({"query": ["red"]})
     assert list(result) == ["query_text_embedding", "query_text_embedding__query_text_embedding"]
-    assert len({id(values) for values in result.values()}) == 1
+    plain, prefixed = (values[0] for values in result.values())
+    assert (type(plain), prefixed.dtype) == (tuple, np.float32)  # of a prefixed column Feast guesses the type
+    assert plain == tuple(prefixed.tolist())
 
 
 def test_historical_rows_have_the_plain_name_only(on_demand):
@@ -260,6 +264,45 @@ def test_the_cosine_of_a_stored_zero_vector_is_null_and_its_distance_is_not(comp
     assert compare()(columns)[SIMILARITY] == [None]
     assert compare("dot")(columns)[SIMILARITY] == [0.0]
     assert compare("euclidean")(columns)[SIMILARITY] == [pytest.approx(1.0)]
+
+
+STORED = [1.0] * 8
+
+
+def test_the_status_of_a_pair_says_which_side_has_no_vector(tiny):
+    def compare(**stored):
+        sides = bound(query(), tiny.id), bound(embedding(**stored), tiny.id)
+        return make("on_demand", BoundSimilarity(match(status=True), *sides))
+
+    columns = {
+        "query": ["red", "", b"x", "red", "", b"x", "red"],
+        ITEM: [STORED, STORED, STORED, None, None, None, [0.0] * 8],
+    }
+    result = compare()(columns)
+    statuses = ["ok", "empty", "invalid", "empty", "empty", "invalid", "empty"]
+    assert result[f"{SIMILARITY}_status"] == result[f"{SIMILARITY}__{SIMILARITY}_status"] == statuses
+    assert [value is None for value in result[SIMILARITY]] == [status != "ok" for status in statuses]
+    # A stored side that has a status of its own is asked for it.
+    columns = {"query": ["red"] * 3, ITEM: [STORED, None, None], f"{ITEM}_status": ["ok", "invalid", None]}
+    assert compare(status=True)(columns)[f"{SIMILARITY}_status"] == ["ok", "invalid", "empty"]
+    assert compare(status=True)({"query": [], ITEM: []})[f"{SIMILARITY}_status"] == []
+
+
+@pytest.mark.parametrize("on_deadline", ["null", "zeros"])
+@pytest.mark.parametrize("metric", ["cosine", "dot", "euclidean"])
+def test_a_pair_whose_side_is_late_is_null(tiny, monkeypatch, on_deadline, metric):
+    go_on = threading.Event()
+    load = runner_module.Encoder
+    monkeypatch.setattr(runner_module, "Encoder", lambda *arguments: go_on.wait(20) and load(*arguments))
+    left = bound(query(deadline_ms=1, on_deadline=on_deadline), tiny.id)
+    transform = make("on_demand", BoundSimilarity(match(metric=metric, status=True), left, bound(embedding(), tiny.id)))
+    result = transform({"query": ["red", "", "red"], ITEM: [STORED, STORED, None]})
+    assert result[SIMILARITY] == [None] * 3
+    assert result[f"{SIMILARITY}_status"] == ["fallback", "empty", "empty"]
+    go_on.set()
+    runner_module.runner_for(load_settings()).drain()
+    result = transform({"query": ["red"], ITEM: [STORED]})
+    assert result[f"{SIMILARITY}_status"] == ["ok"]
 
 
 @pytest.mark.parametrize("dims", [1, 7, 9])

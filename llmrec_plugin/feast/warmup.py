@@ -1,0 +1,87 @@
+"""Warm-up: what Feast's feature server calls in each of its workers before the first request.
+
+``static_artifacts.py`` in the feature repo::
+
+    from llmrec_plugin.feast import load_artifacts
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from typing import Any
+
+import click
+from feast import FeatureStore
+
+from llmrec_plugin.binding import BoundFeature, BoundSimilarity
+from llmrec_plugin.errors import LLMRecError
+from llmrec_plugin.runtime.runner import runner_for
+from llmrec_plugin.settings import load_settings
+from llmrec_plugin.transform import Transform
+
+logger = logging.getLogger(__name__)
+
+# Gunicorn kills a worker that gives no sign of life for 30 s, and a starting worker gives none.
+SECONDS_AT_START = 20.0
+
+
+def load_artifacts(app: Any) -> None:
+    """Loads the models of every on-demand view, so that a worker's first request is as fast as the others.
+
+    A model that cannot be loaded is logged as an error and the server starts: requests for its features fail with
+    the same error, others are served. What takes longer than 20 s goes on while the worker begins to serve.
+
+    Args:
+        app: The server's application, which Feast passes and this does not need.
+    """
+    store = _served_store()
+    thread = threading.Thread(target=_load_all, args=(store,), name="llmrec-load")
+    thread.start()
+    thread.join(SECONDS_AT_START)
+    if thread.is_alive():
+        logger.warning(
+            "Models are still being loaded after %.0f s; the server starts, and requests that need them wait.",
+            SECONDS_AT_START,
+        )
+
+
+def _served_store() -> FeatureStore:
+    """The store that ``feast serve`` opened, or that of the working folder when the server was started otherwise."""
+    context = click.get_current_context(silent=True)
+    options = context.obj if context is not None and isinstance(context.obj, dict) else {}
+    return FeatureStore(repo_path=str(options.get("CHDIR", ".")), fs_yaml_file=options.get("FS_YAML_FILE"))
+
+
+def _load_all(store: FeatureStore) -> None:
+    runner = runner_for(load_settings())
+    started = time.monotonic()
+    loaded = 0
+    for feature in _computed_on_demand(store):
+        try:
+            runner.load(feature)
+            loaded += 1
+        except Exception as exc:  # one broken model must not keep the others from being served
+            logger.error("Feature %r cannot be served: %s", feature.feature.name, exc)
+    logger.info("Loaded the models of %d on-demand features in %.1f s.", loaded, time.monotonic() - started)
+
+
+def _computed_on_demand(store: FeatureStore) -> list[BoundFeature]:
+    """The features that requests make this process compute, each way of encoding once."""
+    found: dict[str, BoundFeature] = {}
+    for view in store.list_on_demand_feature_views():
+        transform = getattr(view.feature_transformation, "udf", None)
+        if not isinstance(transform, Transform):
+            continue
+        try:
+            bound = transform.bound
+        except LLMRecError as exc:
+            logger.error("View %r cannot be served: %s", view.name, exc)
+            continue
+        if isinstance(bound, BoundSimilarity):
+            sides = [side for side in (bound.left, bound.right) if not side.stored]
+        else:
+            sides = [bound]
+        found |= {side.encoding_fingerprint: side for side in sides}
+    return list(found.values())

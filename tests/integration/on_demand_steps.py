@@ -1,0 +1,72 @@
+"""What the child processes of `test_on_demand.py` do."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from pathlib import Path
+from typing import Any
+
+import click
+from feast import FeatureStore
+
+from llmrec_plugin.feast import load_artifacts, warmup
+from llmrec_plugin.runtime import runner as runner_module
+
+
+def serve_after_warm_up(requests: list[tuple[str, dict[str, Any]]]) -> dict[str, Any]:
+    """Warms up as a server's worker does; what requests for one feature each give or raise, and what was loaded."""
+    records: list[str] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: records.append(record.getMessage())  # type: ignore[method-assign]
+    logging.getLogger("llmrec_plugin.feast").addHandler(handler)
+    loads: list[str] = []
+    load = runner_module.Encoder
+
+    def spy(artifact: Any, *others: Any) -> Any:
+        loads.append(artifact.manifest.model)
+        return load(artifact, *others)
+
+    runner_module.Encoder = spy  # type: ignore[assignment,misc]
+    load_artifacts(None)
+    loaded_at_start = list(loads)
+    answers = []
+    for feature, row in requests:
+        try:
+            columns = FeatureStore(repo_path=".").get_online_features([feature], [row]).to_dict()
+            answers.append(columns[feature.partition(":")[2]][0])
+        except Exception as exc:
+            answers.append(f"{type(exc).__name__}: {exc}")
+    return {"at start": loaded_at_start, "in the end": loads, "answers": answers, "log": records}
+
+
+def warm_up_with_a_slow_model() -> dict[str, Any]:
+    """Whether warm-up returns while a model is still being loaded, and that it is loaded in the end."""
+    records: list[str] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: records.append(record.getMessage())  # type: ignore[method-assign]
+    logging.getLogger("llmrec_plugin.feast").addHandler(handler)
+    go_on, loaded = threading.Event(), threading.Event()
+    load = runner_module.Encoder
+
+    def slowly(*arguments: Any) -> Any:
+        go_on.wait(60)
+        encoder = load(*arguments)
+        loaded.set()
+        return encoder
+
+    runner_module.Encoder = slowly  # type: ignore[assignment,misc]
+    warmup.SECONDS_AT_START = 0.05
+    load_artifacts(None)
+    waited = not loaded.is_set()
+    go_on.set()
+    return {"returned before it was loaded": waited, "loaded": loaded.wait(60), "log": records[:1]}
+
+
+def served_from(folder_of_repo: str, working_folder: str) -> str:
+    """The repo that warm-up reads under ``feast --chdir``."""
+    os.chdir(working_folder)
+    context = click.Context(click.Command("serve"), obj={"CHDIR": Path(folder_of_repo), "FS_YAML_FILE": None})
+    with context:
+        return str(warmup._served_store().repo_path)
