@@ -16,7 +16,7 @@ from typing import Any, Literal, TypeAlias
 
 import feast
 import yaml
-from feast import FeatureStore, FeatureView, FileSource
+from feast import FeatureStore, FeatureView, FileSource, OnDemandFeatureView
 from feast.feature_view import FeatureViewState
 from feast.repo_config import BATCH_ENGINE_CLASS_FOR_TYPE
 
@@ -207,6 +207,21 @@ def async_reads(subject: _Subject) -> _Found:
         )
 
 
+def server(subject: _Subject) -> _Found:
+    if any(isinstance(view, OnDemandFeatureView) and _transform(view) for view in subject.all_views):
+        if not Path("static_artifacts.py").is_file():
+            yield (
+                "note",
+                "Each worker of `feast serve` loads its models at its first request.",
+                "static_artifacts.py beside feature_store.yaml: from llmrec_plugin.feast import load_artifacts",
+            )
+        yield (
+            "note",
+            "By default `feast serve` replaces a worker every 1,000 requests, which loads the models again.",
+            "feast serve --max-requests 0",
+        )
+
+
 def vector_search(subject: _Subject) -> _Found:
     if subject.online_type == "sqlite":
         yield (
@@ -320,6 +335,7 @@ _CHECKS: tuple[Callable[[_Subject], _Found], ...] = (
     newest_rows_only,
     whole_tables,
     async_reads,
+    server,
     vector_search,
     rollouts,
     first_increment,

@@ -12,6 +12,7 @@ from integration.test_plan import ENGINE, START
 
 pytestmark = pytest.mark.feast
 
+NOTES = {"vector_search": "note", "server": "note"}
 SOUND = """
 project: test
 provider: local
@@ -45,7 +46,7 @@ def _levels(repo: Repo, configuration: str = SOUND + ENGINE, **environ: str) -> 
 
 
 def test_a_sound_repo(repo: Repo) -> None:
-    assert _levels(repo) == {"vector_search": "note"}
+    assert _levels(repo) == NOTES
 
 
 @pytest.mark.parametrize(
@@ -66,11 +67,11 @@ def test_a_sound_repo(repo: Repo) -> None:
 def test_settings(repo: Repo, change: tuple[str, str], found: dict[str, str]) -> None:
     configuration = (SOUND + ENGINE).replace(*change)
     assert configuration != SOUND + ENGINE
-    assert _levels(repo, configuration) == {"vector_search": "note", **found}
+    assert _levels(repo, configuration) == {**NOTES, **found}
 
 
 def test_what_only_our_engine_does_not_need(repo: Repo) -> None:
-    assert _levels(repo, SOUND.replace(SOUND.splitlines()[-2], "") + ENGINE) == {"vector_search": "note"}
+    assert _levels(repo, SOUND.replace(SOUND.splitlines()[-2], "") + ENGINE) == NOTES
 
 
 def test_a_missing_model(repo: Repo, tmp_path) -> None:

@@ -62,7 +62,7 @@ def slow_processes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process
     server.close()
 
 
-def _items() -> list[dict[str, Any]]:
+def thousand_rows() -> list[dict[str, Any]]:
     """1,000 rows of 900 items, and one without a key: a hundred items changed a day later, one twice in one moment."""
     rng = np.random.default_rng(11)
     rows = []
@@ -93,7 +93,7 @@ def local(slow_processes: Processes, tmp_path_factory: pytest.TempPathFactory) -
     repo = Repo(tmp_path_factory.mktemp("local"), slow_processes)
     repo.export(dims=32, max_tokens=64)
     repo.declare(dims=32, max_tokens=64)
-    repo.write_items(_items())
+    repo.write_items(thousand_rows())
     repo.feast("apply")
     return repo
 

@@ -76,6 +76,17 @@ def test_a_repo_that_does_not_change_is_applied_once_and_computed_once(new_repo:
     assert _equal(repo.vectors(NAMES), _values(repo))
 
 
+def test_applying_runs_no_model(new_repo: Callable[..., Repo]) -> None:
+    repo = new_repo(LLMREC_DEVICE="cuda")  # there is none: a model that is run is an error
+    repo.export()
+    repo.declare()
+    repo.write_items(_items())
+    repo.feast("plan")
+    repo.feast("apply")
+    with pytest.raises(StepError, match="ProviderError"):
+        repo.feast("materialize", *WHOLE)
+
+
 def test_new_rows_cost_only_their_new_texts(repo: Repo) -> None:
     new = [
         {"item": "i0", "title": "yellow game", "note": "old tool", "at": START + datetime.timedelta(days=70)},

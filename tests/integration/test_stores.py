@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 from integration.host import Repo
+from integration.test_engines import ITEMS as ITEMS_OF_A_THOUSAND_ROWS
+from integration.test_engines import thousand_rows
 
 pytestmark = pytest.mark.feast
 
@@ -92,6 +94,35 @@ def test_stored_on_demand_and_compared_values_are_bit_equal_to_those_of_sqlite(
 
 def test_values_over_http_are_bit_equal(seen: dict[str, Any]) -> None:
     assert _as_stored(seen["over HTTP"]) == _as_stored(seen["materialized"])
+
+
+def test_a_thousand_rows_are_the_same_in_every_store_and_in_training(
+    new_repo: Callable[..., Repo], online_store: Any
+) -> None:
+    items = [f"i{number}" for number in range(ITEMS_OF_A_THOUSAND_ROWS)]
+    columns = {"item": items, "title": items, "note": items, "query": items}
+    labels = [{"item": item, "event_timestamp": "2026-02-01T00:00:00+00:00"} for item in items]
+    stored: dict[str, list[Any]] = {}
+    for name in ("sqlite", "our sqlite", "our redis", "our postgres"):
+        repo = new_repo("thousand", online_store=online_store(name))
+        with (repo.folder / "feature_store.yaml").open("a") as file:
+            file.write("batch_engine: {type: llmrec_plugin.feast.engine.LLMComputeEngine}\n")
+        repo.export(dims=32, max_tokens=64)
+        repo.declare(dims=32, max_tokens=64)
+        repo.write_items(thousand_rows())
+        repo.feast("apply")
+        repo.feast("materialize", *WHOLE, "--views", "item_text_embedding")
+        over_http = repo.call("store_steps:read_all", columns=columns, over_http=True)
+        historical = repo.historical(["item_text_embedding:item_text_embedding"], labels)
+        stored[name] = _bits(repo.vectors(items))
+        assert stored[name] == _bits(over_http["stored"]["item_text_embedding"])
+        assert stored[name] == _bits([row["item_text_embedding"] for row in historical])
+    assert len({tuple(vectors) for vectors in stored.values()}) == 1
+    assert len(set(stored["sqlite"])) > 800
+
+
+def _bits(vectors: list[Any]) -> list[bytes | None]:
+    return [None if vector is None else np.asarray(vector, np.float32).tobytes() for vector in vectors]
 
 
 def test_after_a_change_of_the_model_no_old_vector_is_read(seen: dict[str, Any]) -> None:
