@@ -10,24 +10,21 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
 import sqlite3
-import threading
 import time
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, get_args
 
 import numpy as np
-from filelock import FileLock
+
+from llmrec_plugin.runtime.database import BUSY_SECONDS, KEYS_PER_QUERY, Database
 
 logger = logging.getLogger(__name__)
 
-_KEYS_PER_QUERY = 500  # SQLite's default bound on variables is larger; long statements gain nothing
-_BUSY_SECONDS = 60.0
 _TOUCH_AFTER_SECONDS = 3600  # recency is kept to the hour, so that a hit rarely writes
 _RUNS_KEPT = 1000
 
@@ -49,7 +46,7 @@ CREATE TABLE IF NOT EXISTS runs (
     fallback INTEGER NOT NULL DEFAULT 0);
 """
 _SCHEMA_VERSION = 1
-_LATER_COLUMNS = {"fallback": "INTEGER NOT NULL DEFAULT 0"}  # of `runs`; files of older versions lack them
+_LATER_COLUMNS = {"runs": {"fallback": "INTEGER NOT NULL DEFAULT 0"}}
 
 
 _COUNTS = ("rows", "empty", "invalid", "texts", "cached", "computed", "tokens")
@@ -121,8 +118,11 @@ class VectorCache:
         self.path = folder / "values.sqlite"
         self._max_bytes = max_bytes
         # A connection for each, so that a request that reads does not wait for a thread that writes.
-        self._locks: dict[_Use, threading.Lock] = {"read": threading.Lock(), "write": threading.Lock()}
-        self._connections: dict[tuple[int, _Use], sqlite3.Connection] = {}  # by process: they must not cross a fork
+        # A reader never waits for a writer.
+        self._databases: dict[_Use, Database] = {
+            use: Database(self.path, _SCHEMA, version=_SCHEMA_VERSION, later_columns=_LATER_COLUMNS)
+            for use in get_args(_Use)
+        }
         self._complained = False
 
     def get_many(self, fingerprint: str, texts: Sequence[str]) -> dict[str, np.ndarray]:
@@ -133,8 +133,8 @@ class VectorCache:
         now = int(time.time())
         with self._guard("read"), self._connect("read") as connection:
             keys = list(by_key)
-            for start in range(0, len(keys), _KEYS_PER_QUERY):
-                some = keys[start : start + _KEYS_PER_QUERY]
+            for start in range(0, len(keys), KEYS_PER_QUERY):
+                some = keys[start : start + KEYS_PER_QUERY]
                 marks = ",".join("?" * len(some))
                 query = f"SELECT key, value, used FROM entries WHERE key IN ({marks})"  # noqa: S608 - only "?" marks
                 for key, value, used in connection.execute(query, some):
@@ -155,8 +155,8 @@ class VectorCache:
         found: set[str] = set()
         with self._guard("read"), self._connect("read") as connection:
             keys = list(by_key)
-            for start in range(0, len(keys), _KEYS_PER_QUERY):
-                some = keys[start : start + _KEYS_PER_QUERY]
+            for start in range(0, len(keys), KEYS_PER_QUERY):
+                some = keys[start : start + KEYS_PER_QUERY]
                 query = f"SELECT key FROM entries WHERE key IN ({','.join('?' * len(some))})"  # noqa: S608 - only "?"
                 found |= {by_key[key] for (key,) in connection.execute(query, some)}
         return found
@@ -198,11 +198,8 @@ class VectorCache:
 
     def close(self) -> None:
         """Closes the file; the next use opens it again."""
-        for use, lock in self._locks.items():
-            with lock:
-                connection = self._connections.pop((os.getpid(), use), None)
-                if connection is not None:
-                    connection.close()
+        for database in self._databases.values():
+            database.close()
 
     def _evict(self, connection: sqlite3.Connection) -> None:
         (size,) = connection.execute("SELECT bytes FROM total").fetchone()
@@ -212,50 +209,13 @@ class VectorCache:
 
     def _touch(self, keys: Sequence[bytes], now: int) -> None:
         """Marks values as used, unless someone writes: a reader does not wait, and the next one will do it."""
-        if not self._locks["write"].locked():
+        if not self._databases["write"].lock.locked():
             with self._guard("write"), self._connect("write") as connection, _without_waiting(connection), connection:
                 connection.execute("BEGIN IMMEDIATE")
                 connection.executemany("UPDATE entries SET used = ? WHERE key = ?", [(now, key) for key in keys])
 
-    @contextmanager
-    def _connect(self, use: _Use) -> Iterator[sqlite3.Connection]:
-        with self._locks[use]:
-            key = (os.getpid(), use)
-            if key not in self._connections:
-                self._connections[key] = self._open()
-            yield self._connections[key]
-
-    def _open(self) -> sqlite3.Connection:
-        self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        # One process at a time: SQLite does not wait when two switch a new file to WAL at once, and the
-        # second to find a damaged file would move away the sound one that the first has begun.
-        with FileLock(self.path.with_suffix(".lock"), timeout=_BUSY_SECONDS):
-            try:
-                return self._prepare()
-            except sqlite3.DatabaseError as exc:
-                if isinstance(exc, sqlite3.OperationalError):
-                    raise  # locked, read-only or full: the file itself may be sound
-                aside = self.path.with_suffix(f".damaged-{int(time.time())}")
-                logger.warning(
-                    "%s is not a readable cache (%s); it is moved to %s and begun anew.", self.path, exc, aside
-                )
-                os.replace(self.path, aside)
-                return self._prepare()
-
-    def _prepare(self) -> sqlite3.Connection:
-        # isolation_level=None: transactions are begun by hand; `with connection` commits or rolls back.
-        connection = sqlite3.connect(self.path, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False)
-        connection.execute("PRAGMA page_size = 16384")  # several vectors per page; only heeded by a new file
-        connection.execute("PRAGMA journal_mode = WAL")
-        connection.execute("PRAGMA synchronous = NORMAL")
-        if connection.execute("PRAGMA user_version").fetchone() != (_SCHEMA_VERSION,):  # else there is nothing to write
-            connection.executescript(f"BEGIN IMMEDIATE; {_SCHEMA} COMMIT;")
-            present = {row[1] for row in connection.execute("PRAGMA table_info(runs)")}
-            for name in _LATER_COLUMNS.keys() - present:
-                connection.execute(f"ALTER TABLE runs ADD COLUMN {name} {_LATER_COLUMNS[name]}")
-            connection.execute(f"PRAGMA user_version = {_SCHEMA_VERSION}")
-        self.path.chmod(0o600)
-        return connection
+    def _connect(self, use: _Use) -> AbstractContextManager[sqlite3.Connection]:
+        return self._databases[use].connect()
 
     @contextmanager
     def _guard(self, action: str) -> Iterator[None]:
@@ -278,7 +238,7 @@ def _without_waiting(connection: sqlite3.Connection) -> Iterator[None]:
         if exc.sqlite_errorcode != sqlite3.SQLITE_BUSY:
             raise
     finally:
-        connection.execute(f"PRAGMA busy_timeout = {int(_BUSY_SECONDS * 1000)}")
+        connection.execute(f"PRAGMA busy_timeout = {int(BUSY_SECONDS * 1000)}")
 
 
 def _key(fingerprint: str, text: str) -> bytes:

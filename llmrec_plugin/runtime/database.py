@@ -7,16 +7,17 @@ import os
 import sqlite3
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 
 from filelock import FileLock
 
 logger = logging.getLogger(__name__)
 
 KEYS_PER_QUERY = 500  # SQLite's default bound on variables is larger; long statements gain nothing
-_BUSY_SECONDS = 60.0
+BUSY_SECONDS = 60.0
 
 
 class Database:
@@ -25,14 +26,24 @@ class Database:
     Args:
         path: The file.
         schema: Statements that create what is missing.
+        version: Raised when `schema` or `later_columns` change.
+        later_columns: Table -> column -> type, of columns that files of older versions lack.
     """
 
-    def __init__(self, path: Path, schema: str) -> None:
+    def __init__(
+        self,
+        path: Path,
+        schema: str,
+        *,
+        version: int = 1,
+        later_columns: Mapping[str, Mapping[str, str]] = MappingProxyType({}),
+    ) -> None:
         self.path = path
+        self.lock = threading.Lock()
         self._schema = schema
-        self._lock = threading.Lock()
-        self._connection: sqlite3.Connection | None = None
-        self._pid = 0
+        self._version = version
+        self._later_columns = later_columns
+        self._connections: dict[int, sqlite3.Connection] = {}  # by process: they must not cross a fork
 
     @contextmanager
     def connect(self) -> Iterator[sqlite3.Connection]:
@@ -41,11 +52,10 @@ class Database:
         Raises:
             sqlite3.Error, OSError: The file cannot be used.
         """
-        with self._lock:
-            if self._connection is None or self._pid != os.getpid():  # a connection must not cross a fork
-                self._connection = self._open()
-                self._pid = os.getpid()
-            yield self._connection
+        with self.lock:
+            if os.getpid() not in self._connections:
+                self._connections[os.getpid()] = self._open()
+            yield self._connections[os.getpid()]
 
     @contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
@@ -56,16 +66,16 @@ class Database:
 
     def close(self) -> None:
         """Closes the file; the next use opens it again."""
-        with self._lock:
-            if self._connection is not None and self._pid == os.getpid():
-                self._connection.close()
-            self._connection = None
+        with self.lock:
+            connection = self._connections.pop(os.getpid(), None)
+            if connection is not None:
+                connection.close()
 
     def _open(self) -> sqlite3.Connection:
         self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         # One process at a time: SQLite does not wait when two switch a new file to WAL at once, and the
         # second to find a damaged file would move away the sound one that the first has begun.
-        with FileLock(self.path.with_suffix(".lock"), timeout=_BUSY_SECONDS):
+        with FileLock(self.path.with_suffix(".lock"), timeout=BUSY_SECONDS):
             try:
                 return self._prepare()
             except sqlite3.DatabaseError as exc:
@@ -80,10 +90,16 @@ class Database:
 
     def _prepare(self) -> sqlite3.Connection:
         # isolation_level=None: transactions are begun by hand; `with connection` commits or rolls back.
-        connection = sqlite3.connect(self.path, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False)
+        connection = sqlite3.connect(self.path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False)
         connection.execute("PRAGMA page_size = 16384")  # several vectors per page; only heeded by a new file
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = NORMAL")
-        connection.executescript(f"BEGIN IMMEDIATE; {self._schema} COMMIT;")
+        if connection.execute("PRAGMA user_version").fetchone() != (self._version,):  # else there is nothing to write
+            connection.executescript(f"BEGIN IMMEDIATE; {self._schema} COMMIT;")
+            for table, columns in self._later_columns.items():
+                present = {row[1] for row in connection.execute(f"PRAGMA table_info({table})")}
+                for name in columns.keys() - present:
+                    connection.execute(f"ALTER TABLE {table} ADD COLUMN {name} {columns[name]}")
+            connection.execute(f"PRAGMA user_version = {self._version}")
         self.path.chmod(0o600)
         return connection

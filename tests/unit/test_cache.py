@@ -100,7 +100,7 @@ def test_a_second_value_of_a_text_replaces_the_first(cache):
 
 
 def test_more_texts_than_one_query_takes_come_back(cache):
-    stored = numbered(0, 3 * module._KEYS_PER_QUERY + 1)
+    stored = numbered(0, 3 * module.KEYS_PER_QUERY + 1)
     cache.put_many("a", stored)
     check_equal(cache.get_many("a", list(stored)), stored)
 
@@ -316,7 +316,7 @@ def test_a_reader_does_not_wait_for_a_writer_of_this_process_or_another(cache, m
     other = sqlite3.connect(cache.path, isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
     try:
-        with cache._locks["write"]:
+        with cache._databases["write"].lock:
             check_equal(cache.get_many("a", list(stored)), stored)
         check_equal(cache.get_many("a", list(stored)), stored)
     finally:
@@ -350,17 +350,25 @@ from llmrec_plugin.runtime.cache import VectorCache
 cache = VectorCache(Path(sys.argv[1]), 2**20)
 vector = np.ones(8, np.float32)
 cache.put_many("a", {"parent": vector})
-before = dict(cache._connections)
+
+def connections():
+    return {
+        (pid, use): connection
+        for use, database in cache._databases.items()
+        for pid, connection in database._connections.items()
+    }
+
+before = connections()
 child = os.fork()
 if child == 0:
     cache.put_many("a", {"child": vector})
     ok = len(cache.get_many("a", ["parent", "child"])) == 2
-    mine = [connection for (pid, _), connection in cache._connections.items() if pid == os.getpid()]
+    mine = [connection for (pid, _), connection in connections().items() if pid == os.getpid()]
     ok = ok and mine and not any(connection in before.values() for connection in mine)
     cache.close()
     os._exit(0 if ok else 1)
 assert os.waitpid(child, 0)[1] == 0
-assert before and cache._connections == before
+assert before and connections() == before
 cache.put_many("a", {"later": vector})
 assert len(cache.get_many("a", ["parent", "child", "later"])) == 3
 assert sqlite3.connect(cache.path).execute("PRAGMA integrity_check").fetchone() == ("ok",)
