@@ -107,6 +107,18 @@ def test_a_plan_of_another_model_counts_every_row_before_it_is_applied(repo: Rep
     _check(plan, rows=ROWS, new=ROWS, cached=0, compute=plan["texts"])
 
 
+def test_a_plan_knows_what_a_rollout_has_filled(repo: Repo) -> None:
+    path = repo.folder / "feature_store.yaml"
+    path.write_text(path.read_text().replace("registry: {", "registry: {enable_online_feature_view_versioning: true, "))
+    repo.feast("apply")
+    repo.feast("materialize-incremental", "2026-02-01", "--views", VIEW)
+    repo.export(seed=1)
+    repo.feast("apply")
+    _check(_plan(repo), rows=ROWS, new=ROWS)
+    repo.feast("materialize-incremental", "2026-02-01", "--views", VIEW, "--version", "v1")
+    _check(_plan(repo), entities=ROWS, rows=0)
+
+
 def test_tokens_of_a_sample_are_within_two_percent(repo: Repo) -> None:
     items = _items(4000)
     for number, item in enumerate(items):

@@ -31,6 +31,7 @@ registry:
   serve_features_while_materializing: true
   enable_online_feature_view_versioning: {versioning}
 online_store: {{type: {online}, path: data/online.db}}
+batch_engine: {{type: llmrec_plugin.feast.engine.LLMComputeEngine}}
 materialization: {{pull_latest_features: true, online_write_batch_size: 1000}}
 entity_key_serialization_version: 3
 """
