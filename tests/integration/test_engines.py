@@ -8,6 +8,7 @@ from __future__ import annotations
 import datetime
 import importlib.util
 import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -113,7 +114,7 @@ def reference(local: Repo) -> dict[str, Any]:
 def _configured(local: Repo, name: str, root: Path) -> Repo:
     """A copy of the applied repo, with an empty cache, on another engine and store."""
     shutil.copytree(local.root, root, ignore=shutil.ignore_patterns("cache"))
-    repo = Repo(root, local.processes)
+    repo = Repo(root, local.processes, {"PYSPARK_PYTHON": sys.executable})  # else workers take the PATH's python3
     if name == "spark":
         _read_with_spark(repo)
     path = repo.folder / "feature_store.yaml"
