@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 from itertools import islice
@@ -108,11 +109,11 @@ class VectorSearch:
     features (feature_store.py:4714-4739), so any other order gives the features of one row to the key of another.
     """
 
+    @abstractmethod
     def nearest_rows(
         self, config: RepoConfig, table: FeatureView, column: Field, query: np.ndarray, metric: Metric, count: int
     ) -> list[tuple[bytes, float]]:
         """Serialized entity keys and distances of the `count` nearest rows, nearest first."""
-        raise NotImplementedError
 
     def retrieve_online_documents_v2(
         self,
@@ -170,9 +171,9 @@ class VectorSearch:
 class ExactSearch(VectorSearch):
     """Compares every stored vector with the query, in this process."""
 
+    @abstractmethod
     def vector_blocks(self, config: RepoConfig, table: FeatureView, column: Field) -> Iterable[Block]:
         """The stored vectors with their serialized entity keys, in the order of these."""
-        raise NotImplementedError
 
     def nearest_rows(
         self, config: RepoConfig, table: FeatureView, column: Field, query: np.ndarray, metric: Metric, count: int
