@@ -6,15 +6,20 @@ that need them.
 
 from llmrec_plugin.errors import LLMRecError
 from llmrec_plugin.hookspecs import hookimpl
+from llmrec_plugin.inference import Batch, Placement, Runtime, Session
 from llmrec_plugin.specs import EmbeddingFeature, EncoderModel, HistoryEmbeddingFeature, SimilarityFeature
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "Batch",
     "EmbeddingFeature",
     "EncoderModel",
     "HistoryEmbeddingFeature",
     "LLMRecError",
+    "Placement",
+    "Runtime",
+    "Session",
     "SimilarityFeature",
     "hookimpl",
 ]

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 import pluggy
 
 if TYPE_CHECKING:
+    from llmrec_plugin.inference import Runtime
     from llmrec_plugin.specs import EncoderModel, Feature
 
 PROJECT = "llmrec_plugin"
@@ -51,4 +52,19 @@ def llmrec_register_models() -> Iterable[EncoderModel]:  # type: ignore[empty-bo
 
     An exception, or an item that is not a model, is reported with the plugin's name, version and this
     hook; the models of other plugins are not affected.
+    """
+
+
+@hookspec
+def llmrec_register_runtimes() -> Iterable[Runtime]:  # type: ignore[empty-body]
+    """Declares engines that run exported models.
+
+    Called once per plugin, when a model is loaded that ONNX Runtime is not to run: because ``LLMREC_RUNTIME`` names
+    another runtime, or because the model's precision needs one. Also by the command line.
+
+    Returns:
+        The plugin's runtimes, in any order. A name that another plugin declares too is an error naming both.
+
+    An exception, or an item that is not a runtime, is reported with the plugin's name, version and this
+    hook; the runtimes of other plugins are not affected.
     """

@@ -13,6 +13,7 @@ import pluggy
 
 from llmrec_plugin import hookspecs
 from llmrec_plugin.errors import NameCollisionError, UnknownNameError
+from llmrec_plugin.inference import Runtime
 from llmrec_plugin.registry import Catalogue, PluginFailure, Provenance, Registered
 from llmrec_plugin.specs import EncoderModel, Feature
 
@@ -20,6 +21,7 @@ ENTRY_POINT_GROUP = "llmrec_plugin"
 _HOOKS: dict[str, tuple[type, ...]] = {
     "llmrec_register_features": get_args(Feature),
     "llmrec_register_models": (EncoderModel,),
+    "llmrec_register_runtimes": (Runtime,),
 }
 
 
@@ -104,6 +106,7 @@ class Manager:
         return Catalogue(
             features=collected["llmrec_register_features"],
             models=collected["llmrec_register_models"],
+            runtimes=collected["llmrec_register_runtimes"],
             plugins=(*self._plugins, *self._broken),
             failures=tuple(failures),
             disabled=tuple(self._skipped),

@@ -8,9 +8,10 @@ from types import MappingProxyType
 from typing import Generic, TypeVar
 
 from llmrec_plugin.errors import UnknownNameError
+from llmrec_plugin.inference import Runtime
 from llmrec_plugin.specs import EncoderModel, Feature
 
-T = TypeVar("T", bound="Feature | EncoderModel")
+T = TypeVar("T", bound="Feature | EncoderModel | Runtime")
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,7 @@ class Catalogue:
     Attributes:
         features: Features by name.
         models: Models by name.
+        runtimes: Runtimes by name; ONNX Runtime, which is built in, is not among them.
         plugins: Every plugin that was found and not disabled, whether or not it works.
         failures: What could not be used, and why.
         disabled: Names of plugins that the settings switch off.
@@ -65,6 +67,7 @@ class Catalogue:
 
     features: Mapping[str, Registered[Feature]] = field(default_factory=lambda: MappingProxyType({}))
     models: Mapping[str, Registered[EncoderModel]] = field(default_factory=lambda: MappingProxyType({}))
+    runtimes: Mapping[str, Registered[Runtime]] = field(default_factory=lambda: MappingProxyType({}))
     plugins: tuple[Provenance, ...] = ()
     failures: tuple[PluginFailure, ...] = ()
     disabled: tuple[str, ...] = ()

@@ -8,11 +8,10 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, cast
+from typing import cast, get_args
 
 from llmrec_plugin.errors import SettingsError
-
-Device = Literal["auto", "cpu", "cuda"]
+from llmrec_plugin.inference import Device
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,8 +25,10 @@ class Settings:
         training_folder: Folder of the training tables, seen by every machine that reads them
             (``LLMREC_TRAINING``; default ``$LLMREC_CACHE/training``).
         cache_max_bytes: Bound of the value cache in bytes of stored values (``LLMREC_CACHE_MAX_BYTES``; default 8 GiB).
-        device: ``cuda`` must be usable, ``cpu`` never looks for a GPU, ``auto`` takes CUDA where it
+        device: ``cuda`` and ``tensorrt`` must be usable, ``cpu`` never looks for a GPU, ``auto`` takes CUDA where it
             works (``LLMREC_DEVICE``; default ``auto``).
+        runtime: Name of the runtime that runs models; ``auto`` is ONNX Runtime or, for a precision that it does not
+            have, the first that does (``LLMREC_RUNTIME``; default ``auto``).
         threads: CPU threads for inference (``LLMREC_THREADS``; default: the CPUs this process may use).
         disabled_plugins: Names of plugins not to load (``LLMREC_DISABLE_PLUGINS``, separated by commas).
         progress: Whether batch runs show a progress bar and a summary line (``LLMREC_PROGRESS``, 1 or 0).
@@ -38,6 +39,7 @@ class Settings:
     training_folder: Path
     cache_max_bytes: int
     device: Device
+    runtime: str
     threads: int
     disabled_plugins: frozenset[str]
     progress: bool
@@ -53,8 +55,8 @@ def load_settings(environ: dict[str, str] | None = None) -> Settings:
     home = Path(env.get("LLMREC_HOME") or Path.home() / ".llmrec").expanduser().absolute()
     folders = [Path(part).expanduser().absolute() for part in env.get("LLMREC_ARTIFACTS", "").split(os.pathsep) if part]
     device = env.get("LLMREC_DEVICE") or "auto"
-    if device not in ("auto", "cpu", "cuda"):
-        raise SettingsError(f"LLMREC_DEVICE must be auto, cpu or cuda, got {device!r}.")
+    if device not in get_args(Device):
+        raise SettingsError(f"LLMREC_DEVICE must be auto, cpu, cuda or tensorrt, got {device!r}.")
     progress = env.get("LLMREC_PROGRESS") or "1"
     if progress not in ("0", "1"):
         raise SettingsError(f"LLMREC_PROGRESS must be 1 or 0, got {progress!r}.")
@@ -65,6 +67,7 @@ def load_settings(environ: dict[str, str] | None = None) -> Settings:
         training_folder=Path(env.get("LLMREC_TRAINING") or cache_folder / "training").expanduser().absolute(),
         cache_max_bytes=_positive(env, "LLMREC_CACHE_MAX_BYTES", 8 * 2**30),
         device=cast(Device, device),
+        runtime=env.get("LLMREC_RUNTIME") or "auto",
         threads=_positive(
             env,
             "LLMREC_THREADS",

@@ -25,6 +25,7 @@ Metric: TypeAlias = Literal["cosine", "dot", "euclidean"]
 OnEmpty: TypeAlias = Literal["null", "zeros"]
 Reduction: TypeAlias = Literal["prefix"]
 Storage: TypeAlias = Literal["list", "float32", "float16", "int8"]
+Precision: TypeAlias = Literal["fp32", "int8", "fp16", "bf16"]
 
 PIPELINE_VERSION = 1
 """Part of every fingerprint: raised when a change of our own code changes the numbers."""

@@ -90,6 +90,7 @@ def settings(folder: Path, **changes: Any) -> Settings:
             "training_folder": folder / "cache" / "training",
             "cache_max_bytes": 2**20,
             "device": "cpu",
+            "runtime": "auto",
             "threads": 2,
             "disabled_plugins": frozenset(),
             "progress": False,

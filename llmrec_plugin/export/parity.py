@@ -91,7 +91,7 @@ def parity_texts() -> list[str]:
 
 def graph_runner(path: Path) -> Run:
     """Runs the graph at `path` on the CPU, in the session that serves it."""
-    session = open_session(path, device="cpu", profile="batch", threads=1)
+    session = open_session(path, device="cpu")
 
     def run(inputs: Mapping[str, np.ndarray]) -> np.ndarray:
         (vectors,) = session.run(None, dict(inputs))

@@ -7,13 +7,14 @@ cache. Sorting by length leaves next to no padding (0.3 % on 5,000 real texts ag
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from itertools import chain
 
 import numpy as np
 
 from llmrec_plugin.errors import InputError
 
 
-def plan_batches(lengths: Sequence[int], token_budget: int) -> list[np.ndarray]:
+def plan_batches(lengths: Sequence[int] | np.ndarray, token_budget: int) -> list[np.ndarray]:
     """Splits n sequences into batches of similar length, longest first.
 
     Args:
@@ -42,14 +43,14 @@ def plan_batches(lengths: Sequence[int], token_budget: int) -> list[np.ndarray]:
 
 def pad(sequences: Sequence[Sequence[int]], pad_token_id: int, side: str = "right") -> tuple[np.ndarray, np.ndarray]:
     """Token ids and attention mask of one batch, both (len(sequences), longest) int64."""
-    width = max(map(len, sequences), default=0)
-    ids = np.full((len(sequences), width), pad_token_id, dtype=np.int64)
-    mask = np.zeros((len(sequences), width), dtype=np.int64)
-    for row, sequence in enumerate(sequences):
-        where = slice(0, len(sequence)) if side == "right" else slice(width - len(sequence), width)
-        ids[row, where] = sequence
-        mask[row, where] = 1
-    return ids, mask
+    lengths = np.fromiter(map(len, sequences), dtype=np.int64, count=len(sequences))
+    columns = np.arange(lengths.max(initial=0))
+    if side == "left":
+        columns = columns[::-1]
+    real = columns < lengths[:, None]  # (rows, longest)
+    ids = np.full(real.shape, pad_token_id, dtype=np.int64)
+    ids[real] = np.fromiter(chain.from_iterable(sequences), dtype=np.int64, count=int(lengths.sum()))
+    return ids, real.astype(np.int64)
 
 
 def graph_inputs(names: Iterable[str], ids: np.ndarray, mask: np.ndarray) -> dict[str, np.ndarray]:

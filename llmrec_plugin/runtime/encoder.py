@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
@@ -12,52 +13,80 @@ import numpy as np
 from llmrec_plugin import artifacts
 from llmrec_plugin.artifacts import Artifact
 from llmrec_plugin.errors import ArtifactCorruptError, ArtifactMismatchError, ParityError
-from llmrec_plugin.pipeline.batching import graph_inputs, pad, plan_batches
-from llmrec_plugin.runtime.session import CPU, Profile, open_session
+from llmrec_plugin.inference import Batch, Placement, Profile, Session
+from llmrec_plugin.pipeline.batching import pad, plan_batches
+from llmrec_plugin.runtime.calibration import Opened, calibrate_batches, calibrate_requests, default_placement
+from llmrec_plugin.runtime.placements import PlacementStore, placement_key
+from llmrec_plugin.runtime.runtimes import choose_runtime, open_session
 from llmrec_plugin.settings import Settings
 
 if TYPE_CHECKING:
-    from tokenizers import Tokenizer
+    from tokenizers import Encoding, Tokenizer
 
-CPU_TOKEN_BUDGET = 512
-GPU_TOKEN_BUDGET = 32_768
 GOLDEN_MIN_COSINE = 0.9999
+GOLDEN_MIN_COSINE_REDUCED = 0.999
+"""Of a model in another precision: rounding may fall otherwise on another processor."""
 GOLDEN_MAX_STRETCH = 0.01  # of a vector's length
+CALIBRATE_AFTER_SECONDS = 20.0
+"""Batch work after which a calibration, which takes a few seconds, pays."""
 
 
 class Encoder:
     """An exported encoder, loaded and checked.
 
     The files are compared with their hashes and the golden texts are encoded before the first value is
-    given out, so a damaged file or a provider that computes something else cannot go unnoticed.
+    given out, so a damaged file or a runtime that computes something else cannot go unnoticed.
 
     Args:
         artifact: The exported model.
-        settings: Device and threads.
-        profile: ``batch`` or ``online``, see `llmrec_plugin.runtime.session`.
+        settings: Device, runtime and threads.
+        profile: ``batch`` or ``online``, see `llmrec_plugin.inference.Profile`.
 
     Attributes:
-        token_budget: Rows x length of the batches that suit the device.
+        artifact: The exported model.
+        runtime: What runs it.
 
     Raises:
         ArtifactCorruptError: A file differs from the manifest.
         ParityError: The golden texts do not give their recorded vectors here.
-        ProviderError: The device is not usable.
+        ProviderError: The device or the runtime is not usable.
     """
 
     def __init__(self, artifact: Artifact, settings: Settings, profile: Profile = "batch") -> None:
         artifact.verify()
         self.artifact = artifact
-        self._session = open_session(
-            artifact.path(artifacts.GRAPH), device=settings.device, profile=profile, threads=settings.threads
-        )
-        self.provider = self._session.get_providers()[0]
-        on_cpu = self.provider == CPU
-        self._callers = settings.threads if on_cpu and profile == "batch" else 1
-        self.token_budget = CPU_TOKEN_BUDGET if on_cpu else GPU_TOKEN_BUDGET
+        self.runtime = choose_runtime(artifact, settings)
+        self._settings = settings
+        self._profile = profile
         self._tokenizers: dict[int, Tokenizer] = {}
         self._lock = threading.Lock()
-        self._check_golden_texts()
+        self._placements = PlacementStore(settings.cache_folder / "placements")
+        self._key = placement_key(artifact.id, self.runtime, profile, settings.device, settings.threads)
+        known = self._placements.get(self._key)
+        placement = known or default_placement(profile, settings.threads)
+        session = self._open(placement)
+        self._opened = Opened(session, placement if session.adjustable else session.placement)
+        self._calibrating = threading.Lock()
+        self._calibrated = known is not None or not session.adjustable
+        self._busy_seconds = 0.0
+        self._check_golden_texts(self._opened)
+        if profile == "online" and not self._calibrated:
+            self.calibrate()
+
+    @property
+    def provider(self) -> str:
+        """What computes, e.g. ``CPUExecutionProvider``."""
+        return self._opened.session.provider
+
+    @property
+    def placement(self) -> Placement:
+        """How the machine is used."""
+        return self._opened.placement
+
+    @property
+    def token_budget(self) -> int:
+        """Rows x length of the batches that suit the device."""
+        return self._opened.placement.token_budget
 
     def encode(
         self, texts: Sequence[str], *, max_tokens: int | None = None, token_budget: int | None = None
@@ -76,39 +105,81 @@ class Encoder:
             (n, dims) float32 as the graph gives them (zeros for a text without tokens), and the count of
             unpadded tokens.
         """
-        manifest = self.artifact.manifest
-        vectors = np.zeros((len(texts), manifest.dims), dtype=np.float32)
-        if not texts:
-            return vectors, 0
-        tokenizer = self._tokenizer(max_tokens or manifest.max_tokens)
-        sequences = [encoding.ids for encoding in tokenizer.encode_batch_fast(list(texts))]
-        lengths = [len(sequence) for sequence in sequences]
-
-        def run(batch: np.ndarray) -> None:
-            ids, mask = pad([sequences[i] for i in batch], manifest.pad_token_id, manifest.padding_side)
-            vectors[batch] = self._run(ids, mask)
-
-        # A tokenizer without special tokens may find nothing in a text: its vector is zero, without inference.
-        present = np.flatnonzero(lengths)
-        batches = [
-            present[batch] for batch in plan_batches([lengths[i] for i in present], token_budget or self.token_budget)
-        ]
-        if self._callers == 1 or len(batches) == 1:
-            for batch in batches:
-                run(batch)
-        else:
-            with ThreadPoolExecutor(self._callers) as pool:
-                list(pool.map(run, batches))  # list() re-raises what a worker raised
-        return vectors, sum(lengths)
+        started = time.monotonic()
+        vectors, tokens = self._encode(self._opened, texts, max_tokens, token_budget)
+        if self._profile == "batch" and not self._calibrated:
+            self._busy_seconds += time.monotonic() - started
+            if self._busy_seconds > CALIBRATE_AFTER_SECONDS:
+                self.calibrate()
+        return vectors, tokens
 
     def count_tokens(self, texts: Sequence[str], *, max_tokens: int | None = None) -> int:
         """How many tokens `encode` would read of `texts`."""
         encodings = self._tokenizer(max_tokens or self.artifact.manifest.max_tokens).encode_batch_fast(list(texts))
         return sum(len(encoding.ids) for encoding in encodings)
 
-    def _run(self, ids: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    def calibrate(self) -> dict[Placement, list[float]]:
+        """Measures how the model is fastest on this machine, and uses that from now on, here and in later processes.
+
+        Takes seconds. Other threads may encode meanwhile; if one of them calibrates, this one does not.
+
+        Returns:
+            What was measured of every candidate: tokens per second of each round (``batch``) or seconds of each
+            request (``online``). Empty where there is nothing to choose.
+        """
+        if not self._opened.session.adjustable or not self._calibrating.acquire(blocking=False):
+            return {}
+        try:
+            search = calibrate_batches if self._profile == "batch" else calibrate_requests
+            best, measured = search(self._opened, self._open, self._run_some, self.artifact.manifest.max_tokens)
+            if best.session is not self._opened.session:
+                self._check_golden_texts(best)
+            self._opened = best  # runs that have begun keep the one they have
+            self._calibrated = True
+            about = {"model": self.artifact.manifest.model, "artifact": self.artifact.id, "profile": self._profile}
+            self._placements.put(self._key, best.placement, measured, about)
+            return measured
+        finally:
+            self._calibrating.release()
+
+    def _encode(
+        self, opened: Opened, texts: Sequence[str], max_tokens: int | None, token_budget: int | None
+    ) -> tuple[np.ndarray, int]:
         manifest = self.artifact.manifest
-        return self._session.run([manifest.output], graph_inputs(manifest.inputs, ids, mask))[0]
+        vectors = np.zeros((len(texts), manifest.dims), dtype=np.float32)
+        if not texts:
+            return vectors, 0
+        session, placement = opened
+        reads_texts = self.runtime.reads == "texts"
+        tokenizer = self._tokenizer(max_tokens or manifest.max_tokens)
+        encodings = (tokenizer.encode_batch if reads_texts else tokenizer.encode_batch_fast)(list(texts))
+        sequences = [encoding.ids for encoding in encodings]
+        lengths = np.fromiter(map(len, sequences), dtype=np.int64, count=len(sequences))
+
+        def run(rows: np.ndarray) -> None:
+            ids, mask = pad([sequences[row] for row in rows], manifest.pad_token_id, manifest.padding_side)
+            cut = [_cut(texts[row], encodings[row]) for row in rows] if reads_texts else ()
+            vectors[rows] = session.run(Batch(ids, mask, cut))
+
+        # A tokenizer without special tokens may find nothing in a text: its vector is zero, without inference.
+        present = np.flatnonzero(lengths)
+        plan = plan_batches(lengths[present], token_budget or placement.token_budget)
+        batches = [present[batch] for batch in plan]
+        if placement.callers == 1 or len(batches) == 1:
+            for batch in batches:
+                run(batch)
+        else:
+            with ThreadPoolExecutor(placement.callers) as pool:
+                list(pool.map(run, batches))  # list() re-raises what a worker raised
+        return vectors, int(lengths.sum())
+
+    def _open(self, placement: Placement) -> Session:
+        return open_session(self.runtime, self.artifact, self._settings, placement)
+
+    def _run_some(self, session: Session, rows: int, length: int) -> np.ndarray:
+        """Runs full rows of some token; which it is does not matter to the time."""
+        ids = np.full((rows, length), self.artifact.manifest.pad_token_id, dtype=np.int64)
+        return session.run(Batch(ids, np.ones_like(ids)))
 
     def _tokenizer(self, max_tokens: int) -> Tokenizer:
         # Truncation is state of a tokenizer, so each length has its own copy; two threads never change one.
@@ -128,25 +199,32 @@ class Encoder:
                 self._tokenizers[max_tokens] = tokenizer
             return self._tokenizers[max_tokens]
 
-    def _check_golden_texts(self) -> None:
-        texts = self.artifact.manifest.golden_texts
+    def _check_golden_texts(self, opened: Opened) -> None:
+        manifest = self.artifact.manifest
+        texts = manifest.golden_texts
         expected = np.load(self.artifact.path(artifacts.GOLDEN), allow_pickle=False)
-        actual, _ = self.encode(texts)
+        actual, _ = self._encode(opened, texts, None, None)
         if expected.shape != actual.shape:
             raise ArtifactCorruptError(
                 f"{self.artifact.path(artifacts.GOLDEN)}: expected golden vectors of shape {actual.shape}, got "
-                f"{expected.shape}. Run `llmrec export {self.artifact.manifest.model}` again."
+                f"{expected.shape}. Run `llmrec export {manifest.model}` again."
             )
+        least = GOLDEN_MIN_COSINE if manifest.precision == "fp32" else GOLDEN_MIN_COSINE_REDUCED
         lengths, recorded = np.linalg.norm(actual, axis=1), np.linalg.norm(expected, axis=1)
         cosines = np.einsum("nd,nd->n", actual, expected) / np.maximum(lengths * recorded, 1e-12)
         ratios = lengths / np.maximum(recorded, 1e-12)
-        sound = (cosines >= GOLDEN_MIN_COSINE) & (np.abs(ratios - 1) <= GOLDEN_MAX_STRETCH)  # NaN is not
+        sound = (cosines >= least) & (np.abs(ratios - 1) <= GOLDEN_MAX_STRETCH)  # NaN is not
         if not sound.all():
             worst = int(np.argmin(np.where(sound, 2.0, np.nan_to_num(cosines, nan=-1.0))))
             raise ParityError(
-                f"Model {self.artifact.manifest.model!r} (artifact {self.artifact.id[:16]}) on {self.provider}: golden "
-                f"text {texts[worst]!r:.60} has cosine {cosines[worst]:.6f} to its recorded vector and "
-                f"{ratios[worst]:.4f} times its length, expected at least {GOLDEN_MIN_COSINE} and 1 within "
-                f"{GOLDEN_MAX_STRETCH}. This provider computes other numbers than PyTorch did at export; try "
-                "LLMREC_DEVICE=cpu, another onnxruntime version, or export again."
+                f"Model {manifest.model!r} (artifact {self.artifact.id[:16]}) in {self.runtime.name} on "
+                f"{opened.session.provider}: golden text {texts[worst]!r:.60} has cosine {cosines[worst]:.6f} to its "
+                f"recorded vector and {ratios[worst]:.4f} times its length, expected at least {least} and 1 within "
+                f"{GOLDEN_MAX_STRETCH}. It computes other numbers than the model did at export; try LLMREC_DEVICE=cpu, "
+                "LLMREC_RUNTIME=onnxruntime, another version of the runtime, or export again."
             )
+
+
+def _cut(text: str, encoding: Encoding) -> str:
+    """The text without what was truncated."""
+    return text[: max(end for _, end in encoding.offsets)] if encoding.overflowing else text

@@ -16,13 +16,13 @@ import numpy as np
 
 from llmrec_plugin.artifacts import ArtifactStore
 from llmrec_plugin.binding import BoundFeature
+from llmrec_plugin.inference import Profile
 from llmrec_plugin.pipeline.assemble import assemble
 from llmrec_plugin.pipeline.postprocess import combine, finish
 from llmrec_plugin.runtime.cache import RunReport, VectorCache
 from llmrec_plugin.runtime.counts import RequestCounts
 from llmrec_plugin.runtime.encoder import Encoder
 from llmrec_plugin.runtime.microbatch import MicroBatcher, Prepared
-from llmrec_plugin.runtime.session import Profile
 from llmrec_plugin.settings import Settings
 
 logger = logging.getLogger(__name__)

@@ -60,7 +60,7 @@ def test_a_setting_that_is_no_value_ends_with_one_line(run, monkeypatch):
     monkeypatch.setenv("LLMREC_DEVICE", "tpu")
     result = run("models")
     assert result.exit_code == 1
-    assert "LLMREC_DEVICE must be auto, cpu or cuda, got 'tpu'" in result.output
+    assert "LLMREC_DEVICE must be auto, cpu, cuda or tensorrt, got 'tpu'" in result.output
 
 
 def test_cache_stats_of_an_empty_cache(run):

@@ -6,9 +6,9 @@ import pluggy
 import pytest
 
 from llmrec_plugin import hookspecs, manager
-from llmrec_plugin.hookspecs import llmrec_register_features, llmrec_register_models
+from llmrec_plugin.hookspecs import llmrec_register_features, llmrec_register_models, llmrec_register_runtimes
 
-HOOKS = [llmrec_register_features, llmrec_register_models]
+HOOKS = [llmrec_register_features, llmrec_register_models, llmrec_register_runtimes]
 
 
 def test_every_hook_is_called_by_the_manager():

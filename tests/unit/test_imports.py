@@ -60,10 +60,14 @@ def test_the_modules_called_heavy_are_seen_when_they_are_loaded():
 
 def test_the_public_names_are_these_and_exist():
     assert llmrec_plugin.__all__ == [
+        "Batch",
         "EmbeddingFeature",
         "EncoderModel",
         "HistoryEmbeddingFeature",
         "LLMRecError",
+        "Placement",
+        "Runtime",
+        "Session",
         "SimilarityFeature",
         "hookimpl",
     ]

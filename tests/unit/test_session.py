@@ -7,30 +7,31 @@ import pytest
 from llmrec_plugin.artifacts import GRAPH
 from llmrec_plugin.errors import MissingExtraError, ProviderError
 from llmrec_plugin.runtime import session
-from llmrec_plugin.runtime.session import CPU, cuda_obstacle, open_session
+from llmrec_plugin.runtime.session import CPU, gpu_obstacle, open_session
 
 
 @pytest.fixture
 def without_cuda():
-    if cuda_obstacle() is None:
+    if gpu_obstacle() is None:
         pytest.skip("CUDA is usable on this machine")
 
 
-@pytest.mark.parametrize("profile", ["batch", "online"])
-def test_the_cpu_computes_when_asked_for(tiny, profile):
-    assert open_session(tiny.path(GRAPH), device="cpu", profile=profile, threads=2).get_providers() == [CPU]
+@pytest.mark.parametrize("spinning", [True, False])
+def test_the_cpu_computes_when_asked_for(tiny, spinning):
+    assert open_session(tiny.path(GRAPH), device="cpu", threads=2, spinning=spinning).get_providers() == [CPU]
 
 
 @pytest.mark.usefixtures("without_cuda")
 def test_auto_takes_the_cpu_where_there_is_no_gpu(tiny):
-    assert open_session(tiny.path(GRAPH), device="auto", profile="batch", threads=1).get_providers() == [CPU]
+    assert open_session(tiny.path(GRAPH), device="auto").get_providers() == [CPU]
 
 
 @pytest.mark.usefixtures("without_cuda")
-def test_cuda_on_a_machine_without_it_is_an_error_with_a_remedy(tiny):
-    with pytest.raises(ProviderError) as caught:
-        open_session(tiny.path(GRAPH), device="cuda", profile="batch", threads=1)
-    assert cuda_obstacle() in str(caught.value)
+@pytest.mark.parametrize("device", ["cuda", "tensorrt"])
+def test_a_gpu_on_a_machine_without_one_is_an_error_with_a_remedy(tiny, device):
+    with pytest.raises(ProviderError, match=f"LLMREC_DEVICE={device} was asked for") as caught:
+        open_session(tiny.path(GRAPH), device=device)
+    assert gpu_obstacle() in str(caught.value)
     assert "set LLMREC_DEVICE=auto to allow the CPU" in str(caught.value)
 
 
@@ -38,17 +39,17 @@ def test_cuda_on_a_machine_without_it_is_an_error_with_a_remedy(tiny):
 @pytest.mark.filterwarnings("ignore:Specified provider 'CUDAExecutionProvider':UserWarning")
 @pytest.mark.usefixtures("without_cuda")
 def test_a_silent_fall_back_of_onnxruntime_is_an_error(tiny, monkeypatch):
-    monkeypatch.setattr(session, "cuda_obstacle", lambda: None)
+    monkeypatch.setattr(session, "gpu_obstacle", lambda provider: None)
     with pytest.raises(ProviderError, match=r"asked for CUDAExecutionProvider and chose CPU.*LLMREC_DEVICE=cpu"):
-        open_session(tiny.path(GRAPH), device="auto", profile="batch", threads=1)
+        open_session(tiny.path(GRAPH), device="auto")
 
 
 def test_the_cpu_is_taken_without_a_look_for_a_gpu(tiny, monkeypatch):
-    monkeypatch.setattr(session, "cuda_obstacle", lambda: pytest.fail("looked for a GPU"))
-    assert open_session(tiny.path(GRAPH), device="cpu", profile="batch", threads=1).get_providers() == [CPU]
+    monkeypatch.setattr(session, "gpu_obstacle", lambda provider: pytest.fail("looked for a GPU"))
+    assert open_session(tiny.path(GRAPH), device="cpu").get_providers() == [CPU]
 
 
 def test_a_machine_without_onnxruntime_is_told_what_to_install(tiny, monkeypatch):
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(MissingExtraError, match=r'pip install "llmrec-plugin\[cpu\]"'):
-        open_session(tiny.path(GRAPH), device="cpu", profile="batch", threads=1)
+        open_session(tiny.path(GRAPH), device="cpu")

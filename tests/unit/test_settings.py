@@ -15,6 +15,7 @@ def test_an_empty_environment_gives_the_defaults():
     assert settings.training_folder == Path.home() / ".llmrec" / "cache" / "training"
     assert settings.cache_max_bytes == 8 * 2**30
     assert settings.device == "auto"
+    assert settings.runtime == "auto"
     assert 1 <= settings.threads <= os.cpu_count()
     assert settings.disabled_plugins == frozenset()
     assert settings.progress
@@ -28,6 +29,7 @@ def test_an_empty_variable_is_as_good_as_none():
         "TRAINING",
         "CACHE_MAX_BYTES",
         "DEVICE",
+        "RUNTIME",
         "THREADS",
         "DISABLE_PLUGINS",
         "PROGRESS",
@@ -48,6 +50,7 @@ def test_every_variable_is_read(tmp_path):
             "LLMREC_TRAINING": f"{tmp_path}/t",
             "LLMREC_CACHE_MAX_BYTES": "1000",
             "LLMREC_DEVICE": "cuda",
+            "LLMREC_RUNTIME": "openvino",
             "LLMREC_THREADS": "7",
             "LLMREC_DISABLE_PLUGINS": "one, two,,",
             "LLMREC_PROGRESS": "0",
@@ -57,6 +60,7 @@ def test_every_variable_is_read(tmp_path):
     assert settings.cache_folder == tmp_path / "c"
     assert settings.training_folder == tmp_path / "t"
     assert (settings.cache_max_bytes, settings.device, settings.threads) == (1000, "cuda", 7)
+    assert settings.runtime == "openvino"
     assert settings.disabled_plugins == {"one", "two"}
     assert not settings.progress
 
@@ -86,7 +90,7 @@ def test_a_count_that_is_no_positive_integer_is_refused(name, value):
 @pytest.mark.parametrize(
     ("name", "value", "expected"),
     [
-        ("LLMREC_DEVICE", "gpu", "auto, cpu or cuda"),
+        ("LLMREC_DEVICE", "gpu", "auto, cpu, cuda or tensorrt"),
         ("LLMREC_DEVICE", "CPU", "auto"),
         ("LLMREC_PROGRESS", "no", "1 or 0"),
     ],
