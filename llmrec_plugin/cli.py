@@ -1,4 +1,4 @@
-"""The command line: ``llmrec plugins | features | models | export | plan | doctor | rollout | cache``.
+"""The command line: ``llmrec plugins | features | models | export | calibrate | plan | doctor | rollout | cache``.
 
 Errors of this package end with one line and exit code 1; wrong usage with exit code 2.
 """
@@ -10,13 +10,15 @@ import sys
 from collections.abc import Iterable, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from statistics import median
+from typing import Any, get_args
 
 import click
 
 from llmrec_plugin import __version__
 from llmrec_plugin.artifacts import ArtifactStore
 from llmrec_plugin.errors import ArtifactNotFoundError, DeclarationError, LLMRecError
+from llmrec_plugin.inference import Profile
 from llmrec_plugin.manager import load_catalogue
 from llmrec_plugin.registry import Catalogue
 from llmrec_plugin.settings import load_settings
@@ -56,6 +58,7 @@ def plugins(as_json: bool) -> None:
             "package": f"{plugin.distribution} {plugin.version}",
             "features": [name for name, item in catalogue.features.items() if item.provenance == plugin],
             "models": [name for name, item in catalogue.models.items() if item.provenance == plugin],
+            "runtimes": [name for name, item in catalogue.runtimes.items() if item.provenance == plugin],
             "problems": [f"{item.hook}: {item.cause}" for item in catalogue.failures if item.provenance == plugin],
         }
         for plugin in dict.fromkeys(catalogue.plugins)
@@ -141,6 +144,42 @@ def export(model: str, name: str | None, **overrides: Any) -> None:
 
     artifact = export_model(_resolve(model, name, overrides), _store(), report=click.echo)
     click.secho(f"{artifact.manifest.model}: exported, parity passed, current is now {artifact.id[:16]}", fg="green")
+
+
+@main.command()
+@click.argument("model")
+@click.option("--profile", type=click.Choice(get_args(Profile)), default="batch", show_default=True)
+@_as_json
+def calibrate(model: str, profile: Profile, as_json: bool) -> None:
+    """Measures how MODEL is fastest on this machine, shows it, and keeps it for later runs.
+
+    Batch runs and servers do this by themselves. Do it by hand on an idle machine if they had to measure on a busy one.
+
+    \b
+    llmrec calibrate all-minilm-l6-v2
+    llmrec calibrate all-minilm-l6-v2 --profile online
+    """
+    from dataclasses import asdict
+
+    from llmrec_plugin.runtime.encoder import Encoder  # loads numpy and, with the model, a runtime
+
+    encoder = Encoder(_store().current(model), load_settings(), profile)
+    measured = encoder.calibrate()
+    unit = "tokens/s" if profile == "batch" else "ms"
+    rows = [
+        {
+            **asdict(placement),
+            unit: round(median(values) * (1 if profile == "batch" else 1000), 2 if profile == "online" else 0),
+            "chosen": placement == encoder.placement,
+        }
+        for placement, values in measured.items()
+    ]
+    if as_json:
+        _print_json({"model": model, "runtime": encoder.runtime.name, "provider": encoder.provider, "placements": rows})
+    elif rows:
+        _print_table(rows)
+    else:
+        click.echo(f"{encoder.runtime.name} on {encoder.provider} leaves nothing to choose.")
 
 
 @main.command()

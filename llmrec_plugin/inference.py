@@ -61,6 +61,14 @@ class Placement:
     spinning: bool
     token_budget: int
 
+    def __post_init__(self) -> None:
+        for field in ("threads", "callers", "token_budget"):
+            value = getattr(self, field)
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+                raise DeclarationError(f"placement: {field} must be a positive integer, got {value!r}.")
+        if not isinstance(self.spinning, bool):
+            raise DeclarationError(f"placement: spinning must be True or False, got {self.spinning!r}.")
+
 
 class Session(Protocol):
     """A model, loaded.

@@ -22,8 +22,8 @@ from llmrec_plugin.inference import Placement, Profile, Session
 TOKEN_BUDGET = 512
 """Rows x length of a batch on a CPU, until it is measured: about what its second-level cache holds of activations."""
 TOKEN_BUDGETS = (128, 256, 1024, 2048)
-LENGTHS = (16, 64, 256)
-"""Lengths of the texts that are measured."""
+LENGTHS = (32, 128)
+"""Lengths in tokens of the texts that are measured."""
 WORTHWHILE = 1.03
 """Another placement must be this many times as fast as the default, in every round: less is noise."""
 ROUNDS = 2
@@ -122,11 +122,9 @@ def budget_candidates(best: Placement) -> list[Placement]:
 
 
 def request_candidates(default: Placement) -> list[Placement]:
-    """For single requests: one thread, or all, waiting or spinning."""
-    candidates = [replace(default, threads=1, spinning=False)]
-    if default.threads > 1:
-        candidates.append(replace(default, spinning=True))
-    return [placement for placement in candidates if placement != default]
+    """For single requests: fewer threads, or all of them spinning."""
+    fewer = [replace(default, threads=threads) for threads in (1, 2, 4, 8) if threads < default.threads]
+    return [*fewer, replace(default, spinning=True)] if fewer else []
 
 
 def fastest(default: Placement, speeds: dict[Placement, list[float]]) -> Placement:
@@ -160,7 +158,7 @@ def quickest(default: Placement, costs: dict[Placement, list[Cost]]) -> Placemen
 
 
 def time_requests(runs: Mapping[Placement, Callable[[], object]]) -> dict[Placement, list[Cost]]:
-    """Times single requests of every placement in turn.
+    """Wall-clock and CPU seconds of single requests, every placement in turn, for `PROBE_SECONDS`.
 
     A pause of half a request follows each: what spins meanwhile costs CPU seconds, as it would on a server.
     """
@@ -181,7 +179,7 @@ def time_requests(runs: Mapping[Placement, Callable[[], object]]) -> dict[Placem
 def time_batches(
     runs: Mapping[Placement, Callable[[int, int], object]], longest: int, clock: Callable[[], float] = time.perf_counter
 ) -> dict[Placement, list[float]]:
-    """Tokens per second of every placement, `ROUNDS` of them in turn.
+    """Tokens per second of every placement, `ROUNDS` of them in turn, after one that is not counted.
 
     Args:
         runs: Encodes a batch of (rows, length) with a placement; called by ``placement.callers`` threads at a time.
@@ -189,24 +187,20 @@ def time_batches(
         clock: Seconds.
 
     Returns:
-        By placement, in the order of `runs`; without those that `LONGEST_SECONDS` left no time for.
+        By placement, in the order of `runs`; without those that `LONGEST_SECONDS` left no time for, but always with
+        the first.
     """
     speeds: dict[Placement, list[float]] = {}
     until = clock() + LONGEST_SECONDS
-    for _ in range(ROUNDS):
+    lengths = [length for length in LENGTHS if length <= longest] or [longest]
+    for _ in range(1 + ROUNDS):  # the first run of a shape allocates
         for number, (placement, run) in enumerate(runs.items()):
             if number and clock() > until:
                 continue
-            shapes = [(max(placement.token_budget // length, 1), length) for length in _lengths(longest)]
+            shapes = [(max(placement.token_budget // length, 1), length) for length in lengths] * placement.callers
             with ThreadPoolExecutor(placement.callers) as pool:
-                list(pool.map(lambda _, run=run: run(1, 1), range(placement.callers)))  # threads and buffers are there
                 begun = clock()
-                work = [shape for shape in shapes for _ in range(placement.callers)]
-                list(pool.map(lambda shape, run=run: run(*shape), work))
+                list(pool.map(lambda shape, run=run: run(*shape), shapes))
                 seconds = clock() - begun
-            speeds.setdefault(placement, []).append(sum(rows * length for rows, length in work) / max(seconds, 1e-9))
-    return {placement: rounds for placement, rounds in speeds.items() if len(rounds) == ROUNDS}
-
-
-def _lengths(longest: int) -> list[int]:
-    return [length for length in LENGTHS if length <= longest] or [longest]
+            speeds.setdefault(placement, []).append(sum(rows * length for rows, length in shapes) / max(seconds, 1e-9))
+    return {placement: rounds[1:] for placement, rounds in speeds.items() if len(rounds) == 1 + ROUNDS}

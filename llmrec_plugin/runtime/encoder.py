@@ -130,8 +130,10 @@ class Encoder:
         if not self._opened.session.adjustable or not self._calibrating.acquire(blocking=False):
             return {}
         try:
+            default = default_placement(self._profile, self._settings.threads)
+            now = self._opened if self.placement == default else Opened(self._open(default), default)
             search = calibrate_batches if self._profile == "batch" else calibrate_requests
-            best, measured = search(self._opened, self._open, self._run_some, self.artifact.manifest.max_tokens)
+            best, measured = search(now, self._open, self._run_some, self.artifact.manifest.max_tokens)
             if best.session is not self._opened.session:
                 self._check_golden_texts(best)
             self._opened = best  # runs that have begun keep the one they have
