@@ -4,6 +4,7 @@ Importing this package is light; feast, torch, transformers and onnxruntime are 
 that need them.
 """
 
+from llmrec_plugin.artifacts import Artifact
 from llmrec_plugin.errors import LLMRecError
 from llmrec_plugin.hookspecs import hookimpl
 from llmrec_plugin.inference import Batch, Placement, Runtime, Session
@@ -12,6 +13,7 @@ from llmrec_plugin.specs import EmbeddingFeature, EncoderModel, HistoryEmbedding
 __version__ = "0.1.0"
 
 __all__ = [
+    "Artifact",
     "Batch",
     "EmbeddingFeature",
     "EncoderModel",

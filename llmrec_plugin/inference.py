@@ -11,7 +11,7 @@ model must give the golden vectors of its artifact, or the model is not loaded.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol, TypeAlias, get_args
 
@@ -43,6 +43,19 @@ class Batch(NamedTuple):
     ids: np.ndarray
     mask: np.ndarray
     texts: Sequence[str] = ()
+
+    def inputs(self, names: Iterable[str]) -> dict[str, np.ndarray]:
+        """The inputs of an encoder graph by name, each (rows, length) int64; `names` are the manifest's.
+
+        All tokens are of type 0. Positions count real tokens only, so padding on the left does not move a text.
+        """
+        makers = {
+            "input_ids": lambda: self.ids,
+            "attention_mask": lambda: self.mask,
+            "token_type_ids": lambda: self.ids * 0,
+            "position_ids": lambda: (self.mask.cumsum(axis=1) - 1).clip(min=0),
+        }
+        return {name: makers[name]() for name in names}
 
 
 @dataclass(frozen=True, kw_only=True)

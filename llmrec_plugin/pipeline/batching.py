@@ -12,6 +12,7 @@ from itertools import chain
 import numpy as np
 
 from llmrec_plugin.errors import InputError
+from llmrec_plugin.inference import Batch
 
 
 def plan_batches(lengths: Sequence[int] | np.ndarray, token_budget: int) -> list[np.ndarray]:
@@ -54,14 +55,5 @@ def pad(sequences: Sequence[Sequence[int]], pad_token_id: int, side: str = "righ
 
 
 def graph_inputs(names: Iterable[str], ids: np.ndarray, mask: np.ndarray) -> dict[str, np.ndarray]:
-    """The inputs of an encoder graph by name, each (rows, length) int64, from what `pad` gave.
-
-    All tokens are of type 0. Positions count real tokens only, so padding on the left does not move a text.
-    """
-    makers = {
-        "input_ids": lambda: ids,
-        "attention_mask": lambda: mask,
-        "token_type_ids": lambda: np.zeros_like(ids),
-        "position_ids": lambda: np.maximum(mask.cumsum(axis=1) - 1, 0),
-    }
-    return {name: makers[name]() for name in names}
+    """`Batch.inputs` of what `pad` gave."""
+    return Batch(ids, mask).inputs(names)

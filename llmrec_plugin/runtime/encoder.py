@@ -15,13 +15,14 @@ from llmrec_plugin.artifacts import Artifact
 from llmrec_plugin.errors import ArtifactCorruptError, ArtifactMismatchError, ParityError
 from llmrec_plugin.inference import Batch, Placement, Profile, Session
 from llmrec_plugin.pipeline.batching import pad, plan_batches
+from llmrec_plugin.pipeline.cutting import cut
 from llmrec_plugin.runtime.calibration import Opened, calibrate_batches, calibrate_requests, default_placement
 from llmrec_plugin.runtime.placements import PlacementStore, placement_key
 from llmrec_plugin.runtime.runtimes import choose_runtime, open_session
 from llmrec_plugin.settings import Settings
 
 if TYPE_CHECKING:
-    from tokenizers import Encoding, Tokenizer
+    from tokenizers import Tokenizer
 
 GOLDEN_MIN_COSINE = 0.9999
 GOLDEN_MIN_COSINE_REDUCED = 0.999
@@ -160,8 +161,8 @@ class Encoder:
 
         def run(rows: np.ndarray) -> None:
             ids, mask = pad([sequences[row] for row in rows], manifest.pad_token_id, manifest.padding_side)
-            cut = [_cut(texts[row], encodings[row]) for row in rows] if reads_texts else ()
-            vectors[rows] = session.run(Batch(ids, mask, cut))
+            kept = [cut(texts[row], encodings[row], tokenizer) for row in rows] if reads_texts else ()
+            vectors[rows] = session.run(Batch(ids, mask, kept))
 
         # A tokenizer without special tokens may find nothing in a text: its vector is zero, without inference.
         present = np.flatnonzero(lengths)
@@ -225,8 +226,3 @@ class Encoder:
                 f"{GOLDEN_MAX_STRETCH}. It computes other numbers than the model did at export; try LLMREC_DEVICE=cpu, "
                 "LLMREC_RUNTIME=onnxruntime, another version of the runtime, or export again."
             )
-
-
-def _cut(text: str, encoding: Encoding) -> str:
-    """The text without what was truncated."""
-    return text[: max(end for _, end in encoding.offsets)] if encoding.overflowing else text

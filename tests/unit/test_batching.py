@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from llmrec_plugin import Batch
 from llmrec_plugin.errors import InputError
 from llmrec_plugin.pipeline.batching import pad, plan_batches
 
@@ -61,3 +62,16 @@ def test_shorter_sequences_are_padded_on_the_side_asked_for(side, ids, mask):
 def test_padding_nothing_gives_an_empty_batch():
     ids, mask = pad([], 0)
     assert ids.shape == mask.shape == (0, 0)
+
+
+@pytest.mark.parametrize(("side", "positions"), [("right", [[0, 1, 2], [0, 0, 0]]), ("left", [[0, 1, 2], [0, 0, 0]])])
+def test_a_batch_makes_the_inputs_that_a_graph_declares(side, positions):
+    batch = Batch(*pad([[5, 6, 7], [8]], 1, side))
+    names = ("position_ids", "input_ids", "token_type_ids", "attention_mask")
+    inputs = batch.inputs(names)
+    assert tuple(inputs) == names
+    assert inputs["input_ids"].tolist() == [[5, 6, 7], [8, 1, 1] if side == "right" else [1, 1, 8]]
+    assert inputs["attention_mask"].tolist() == [[1, 1, 1], [1, 0, 0] if side == "right" else [0, 0, 1]]
+    assert inputs["token_type_ids"].tolist() == [[0, 0, 0], [0, 0, 0]]
+    assert inputs["position_ids"].tolist() == positions
+    assert {array.dtype for array in inputs.values()} == {np.dtype(np.int64)}

@@ -1,26 +1,17 @@
 """Texts as vectors: whatever the batches, threads and neighbours."""
 
-import json
-import random
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
+from encoding import TEXTS, check_same, rehash
 from samples import settings
-from tiny import GOLDEN_TEXTS, WORDS, export_tiny
+from tiny import GOLDEN_TEXTS, export_tiny
 
-from llmrec_plugin.artifacts import GOLDEN, GRAPH, MANIFEST, ArtifactStore, read_artifact, sha256_file
+from llmrec_plugin.artifacts import GOLDEN, GRAPH, ArtifactStore, read_artifact
 from llmrec_plugin.errors import ArtifactCorruptError, ArtifactMismatchError, ParityError
 from llmrec_plugin.runtime.encoder import Encoder
-
-
-def random_texts(count):
-    choose = random.Random(0)
-    return [" ".join(choose.choices(WORDS, k=choose.randint(0, 20))) for _ in range(count)]
-
-
-TEXTS = random_texts(300)
 
 
 @pytest.fixture(scope="module")
@@ -32,14 +23,6 @@ def encoder(tiny, tmp_path_factory):
 def alone(encoder):
     """Each text's vector, computed without neighbours."""
     return np.concatenate([encoder.encode([text])[0] for text in TEXTS])
-
-
-def check_same(got, expected):
-    assert got.shape == expected.shape
-    assert got.dtype == np.float32
-    np.testing.assert_allclose(got, expected, rtol=0, atol=1e-6)
-    cosines = np.sum(got * expected, axis=1) / np.linalg.norm(got, axis=1) / np.linalg.norm(expected, axis=1)
-    assert cosines.min() >= 0.9999
 
 
 def test_the_texts_have_different_vectors(alone):
@@ -109,13 +92,6 @@ def test_any_text_gives_a_finite_vector(encoder, text):
 def copy(tiny, tmp_path):
     """A folder with a copy of `tiny` that a test may damage."""
     return shutil.copytree(tiny.folder, tmp_path / "copy")
-
-
-def rehash(folder, **changes):
-    """Makes the manifest agree with the files, as whoever replaced them would."""
-    values = json.loads((folder / MANIFEST).read_text())
-    values["files"] = {name: sha256_file(folder / name) for name in values["files"]}
-    (folder / MANIFEST).write_text(json.dumps({**values, **changes}))
 
 
 @pytest.mark.parametrize("name", [GRAPH, GOLDEN])

@@ -11,7 +11,7 @@ import pytest
 import llmrec_plugin
 
 ROOT = Path(llmrec_plugin.__file__).parents[1]
-HEAVY = {"feast", "torch", "transformers", "optimum", "onnxruntime", "pandas", "onnx"}
+HEAVY = {"feast", "torch", "transformers", "optimum", "onnxruntime", "openvino", "pandas", "onnx"}
 
 
 def modules_after(code: str) -> set[str]:
@@ -60,6 +60,7 @@ def test_the_modules_called_heavy_are_seen_when_they_are_loaded():
 
 def test_the_public_names_are_these_and_exist():
     assert llmrec_plugin.__all__ == [
+        "Artifact",
         "Batch",
         "EmbeddingFeature",
         "EncoderModel",
