@@ -54,12 +54,16 @@ class Placement:
         callers: Runs at a time.
         spinning: Whether idle threads wait by spinning: runs begin sooner, and other processes get less of the CPU.
         token_budget: Largest rows x length of a batch.
+        shape_step: Rows and lengths are padded to multiples of it, where the runtime is faster with few shapes.
+        overlapping: Whether texts are tokenized while the session runs: pays where that leaves the CPU idle.
     """
 
     threads: int
     callers: int
     spinning: bool
     token_budget: int
+    shape_step: int = 1
+    overlapping: bool = False
 
 
 class Session(Protocol):

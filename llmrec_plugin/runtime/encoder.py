@@ -163,7 +163,7 @@ class Encoder:
 
         # A tokenizer without special tokens may find nothing in a text: its vector is zero, without inference.
         present = np.flatnonzero(lengths)
-        plan = plan_batches(lengths[present], token_budget or placement.token_budget)
+        plan = plan_batches(lengths[present], token_budget or placement.token_budget, placement.shape_step)
         batches = [present[batch] for batch in plan]
         if placement.callers == 1 or len(batches) == 1:
             for batch in batches:
