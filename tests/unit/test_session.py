@@ -4,13 +4,14 @@ import dataclasses
 import sys
 
 import pytest
+from samples import settings
 
 from llmrec_plugin.artifacts import GRAPH
 from llmrec_plugin.errors import MissingExtraError, ProviderError
 from llmrec_plugin.inference import Placement
-from llmrec_plugin.runtime import gpu, providers
+from llmrec_plugin.runtime import gpu, providers, runtimes
 from llmrec_plugin.runtime.providers import CPU, CUDA, TENSORRT, gpu_obstacle
-from llmrec_plugin.runtime.session import OnnxSession, new_session, open_model, open_session
+from llmrec_plugin.runtime.session import ONNXRUNTIME, OnnxSession, new_session, open_model, open_session
 
 PLACEMENT = Placement(threads=1, callers=1, spinning=False, token_budget=512)
 # ONNX Runtime's own warning where it is a CPU build, before it falls back.
@@ -52,12 +53,12 @@ def test_a_silent_fall_back_of_onnxruntime_is_an_error_on_every_device(tiny, tmp
     monkeypatch.setenv("LLMREC_HOME", str(tmp_path))
     monkeypatch.setattr(providers, "gpu_obstacle", lambda provider: None)
     wanted = TENSORRT if device == "tensorrt" else CUDA
-    for opened in (
-        lambda: open_session(tiny.path(GRAPH), device=device),
-        lambda: open_model(tiny, device=device, placement=PLACEMENT),
-    ):
-        with pytest.raises(ProviderError, match=rf"asked for {wanted} and chose CPU.*LLMREC_DEVICE=cpu"):
-            opened()
+    # A GPU build without TensorRT's libraries refuses it by itself.
+    message = rf"asked for {wanted} and chose CPU.*LLMREC_DEVICE=cpu|Please install TensorRT libraries"
+    with pytest.raises(RuntimeError, match=message):
+        open_session(tiny.path(GRAPH), device=device)
+    with pytest.raises(ProviderError, match=message):
+        runtimes.open_session(ONNXRUNTIME, tiny, settings(tmp_path, device=device), PLACEMENT)
 
 
 @IGNORE_WARNING
