@@ -67,20 +67,26 @@ class Placement:
         callers: Runs at a time.
         spinning: Whether idle threads wait by spinning: runs begin sooner, and other processes get less of the CPU.
         token_budget: Largest rows x length of a batch.
+        shape_step: Rows and lengths are padded to multiples of it, where the runtime is faster with few shapes.
+        overlapping: Whether texts are tokenized while the session runs: pays where that leaves the CPU idle.
     """
 
     threads: int
     callers: int
     spinning: bool
     token_budget: int
+    shape_step: int = 1
+    overlapping: bool = False
 
     def __post_init__(self) -> None:
-        for field in ("threads", "callers", "token_budget"):
+        for field in ("threads", "callers", "token_budget", "shape_step"):
             value = getattr(self, field)
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise DeclarationError(f"placement: {field} must be a positive integer, got {value!r}.")
-        if not isinstance(self.spinning, bool):
-            raise DeclarationError(f"placement: spinning must be True or False, got {self.spinning!r}.")
+        for field in ("spinning", "overlapping"):
+            value = getattr(self, field)
+            if not isinstance(value, bool):
+                raise DeclarationError(f"placement: {field} must be True or False, got {value!r}.")
 
 
 class Session(Protocol):

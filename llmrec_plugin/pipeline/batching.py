@@ -13,15 +13,18 @@ import numpy as np
 
 from llmrec_plugin.errors import InputError
 from llmrec_plugin.inference import Batch
+from llmrec_plugin.pipeline.buckets import plan_buckets
 
 
-def plan_batches(lengths: Sequence[int] | np.ndarray, token_budget: int) -> list[np.ndarray]:
+def plan_batches(lengths: Sequence[int] | np.ndarray, token_budget: int, shape_step: int = 1) -> list[np.ndarray]:
     """Splits n sequences into batches of similar length, longest first.
 
     Args:
         lengths: Length of each sequence in tokens, shape (n,).
         token_budget: Largest rows x longest-length of a batch, padding included. A longer sequence
             gets a batch of its own.
+        shape_step: What rows and lengths are padded to multiples of, where few shapes are faster; see
+            `llmrec_plugin.pipeline.buckets`.
 
     Returns:
         Index arrays, int64; together they hold 0..n-1 once each.
@@ -31,7 +34,10 @@ def plan_batches(lengths: Sequence[int] | np.ndarray, token_budget: int) -> list
     """
     if token_budget < 1:
         raise InputError(f"token_budget must be positive, got {token_budget}.")
-    order = np.argsort(-np.asarray(lengths, dtype=np.int64), kind="stable")
+    lengths = np.asarray(lengths, dtype=np.int64)
+    if shape_step > 1:
+        return plan_buckets(lengths, token_budget, shape_step)
+    order = np.argsort(-lengths, kind="stable")
     batches: list[np.ndarray] = []
     start = 0
     while start < len(order):

@@ -31,8 +31,6 @@ Mode = Literal["batch", "on_demand", "historical", "push"]
 _REQUESTS: tuple[Mode, ...] = ("on_demand", "push")  # few rows and somebody waits: no progress bar, no report kept
 Status = Literal["ok", "empty", "invalid", "fallback"]
 
-TEXTS_PER_CHUNK = 1024
-"""Texts encoded between two writes to the cache: at most this much work is lost when a process dies."""
 CHARACTERS_PER_TOKEN = 4
 """Of English; how long a text is, is only guessed while it waits."""
 
@@ -179,7 +177,7 @@ class Runner:
         """Adds the vectors of `texts`, where finite, to `vectors` and to the cache; returns the tokens read."""
         encoder = self.encoder(bound, "online" if mode in _REQUESTS else "batch")
         tokens = 0
-        chunks = _chunks(texts, TEXTS_PER_CHUNK)
+        chunks = _chunks(texts, encoder.texts_per_call)
         show = self._settings.progress and mode not in _REQUESTS and not quiet
         for chunk in _with_bar(chunks, len(texts), bound.feature.name) if show else chunks:
             encoded, count = self._encode_texts(bound, encoder, chunk)

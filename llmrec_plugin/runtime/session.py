@@ -1,12 +1,13 @@
 """ONNX Runtime, the built-in runtime: provider choice without silent fall-back, thread placement.
 
-Where threads, callers and spinning come from: `llmrec_plugin.runtime.calibration`. On a GPU batches go through
-`llmrec_plugin.runtime.gpu`.
+Where threads, callers and spinning come from: `llmrec_plugin.runtime.calibration`. Which provider computes, and the
+proof that it does: `llmrec_plugin.runtime.providers`. On a GPU batches go through `llmrec_plugin.runtime.gpu`.
 """
 
 from __future__ import annotations
 
 import ctypes
+import logging
 import os
 import weakref
 from pathlib import Path
@@ -15,12 +16,23 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from llmrec_plugin.artifacts import GRAPH, Artifact
-from llmrec_plugin.errors import MissingExtraError, ProviderError
 from llmrec_plugin.inference import Batch, Device, Placement, Runtime, Session
 from llmrec_plugin.pipeline.batching import graph_inputs
+from llmrec_plugin.runtime.providers import (
+    CPU,
+    RECORD_ASSIGNMENT,
+    check_provider,
+    choose_provider,
+    import_onnxruntime,
+    preload_cuda,
+    provider_options,
+)
+from llmrec_plugin.settings import load_settings
 
 if TYPE_CHECKING:
     import onnxruntime
+
+logger = logging.getLogger(__name__)
 
 ONNXRUNTIME = Runtime(
     name="onnxruntime",
@@ -29,22 +41,25 @@ ONNXRUNTIME = Runtime(
     description="ONNX Runtime on the CPU, or on an NVIDIA GPU by CUDA or TensorRT",
 )
 
-TENSORRT = "TensorrtExecutionProvider"
-CUDA = "CUDAExecutionProvider"
-CPU = "CPUExecutionProvider"
+_ON_GPU = ("fp32", "fp16")
+"""Precisions that ``LLMREC_DEVICE=auto`` runs on a GPU: for int8 as it is exported, CUDA lacks kernels."""
 _ERRORS_ONLY = 3
 
 
 def open_model(artifact: Artifact, *, device: Device, placement: Placement) -> Session:
     """A session of ONNX Runtime; see `llmrec_plugin.inference.Opener`."""
-    session = open_session(
-        artifact.path(GRAPH), device=device, threads=placement.threads, spinning=placement.spinning, model=artifact
-    )
-    if session.get_providers()[0] == CPU:
+    precision = artifact.manifest.precision
+    if device == "auto" and precision not in _ON_GPU:
+        logger.debug("%s runs on the CPU: it is %s, and LLMREC_DEVICE=auto.", artifact.manifest.model, precision)
+        device = "cpu"
+    provider = choose_provider(device)
+    if provider == CPU:
+        options = [CPU]
+        session = new_session(artifact.path(GRAPH), options, threads=placement.threads, spinning=placement.spinning)
         return OnnxSession(session, artifact, placement)
-    from llmrec_plugin.runtime.gpu import GpuSession  # needed only where there is a GPU
+    from llmrec_plugin.runtime.gpu import open_gpu  # needed only where there is a GPU
 
-    return GpuSession(session, artifact)
+    return open_gpu(artifact, provider, load_settings().cache_folder)
 
 
 class OnnxSession:
@@ -71,7 +86,7 @@ class OnnxSession:
 
 
 def open_session(
-    graph: Path, *, device: Device, threads: int = 1, spinning: bool = False, model: Artifact | None = None
+    graph: Path, *, device: Device, threads: int = 1, spinning: bool = False
 ) -> onnxruntime.InferenceSession:
     """A bare session for a graph file.
 
@@ -80,11 +95,29 @@ def open_session(
         device: ``cuda`` and ``tensorrt`` must work, ``auto`` takes CUDA where it works, ``cpu`` never looks for it.
         threads: Threads that work on one run, on the CPU.
         spinning: Whether they wait for the next by spinning.
-        model: For TensorRT, which builds an engine for a model and keeps it beside its graph.
 
     Raises:
         MissingExtraError: onnxruntime is not installed.
         ProviderError: The device asked for is not usable, or ONNX Runtime fell back.
+    """
+    return new_session(graph, provider_options(choose_provider(device)), threads=threads, spinning=spinning)
+
+
+def new_session(
+    graph: Path, providers: list[Any], *, threads: int = 1, spinning: bool = False
+) -> onnxruntime.InferenceSession:
+    """A bare session with these providers, of which the first computes.
+
+    Args:
+        graph: The ONNX file.
+        providers: From `llmrec_plugin.runtime.providers.provider_options`.
+        threads: Threads that work on one run, on the CPU.
+        spinning: Whether they wait for the next by spinning.
+
+    Raises:
+        MissingExtraError: onnxruntime is not installed.
+        ProviderError: ONNX Runtime fell back to the CPU.
+        RuntimeError: ONNX Runtime refuses the graph or an option.
     """
     ort = import_onnxruntime()
     options = ort.SessionOptions()
@@ -92,46 +125,16 @@ def open_session(
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.add_session_config_entry("session.intra_op.allow_spinning", "1" if spinning else "0")
-
-    wanted = _provider(device)
-    session = ort.InferenceSession(str(graph), options, providers=_providers(wanted, model))
-    used = session.get_providers()[0]
-    if used != wanted:
-        raise ProviderError(
-            f"ONNX Runtime was asked for {wanted} and chose {used} for {graph.name}. "
-            "Check the driver and CUDA libraries, or set LLMREC_DEVICE=cpu."
-        )
+    wanted = providers[0] if isinstance(providers[0], str) else providers[0][0]
+    missing = ""
+    if wanted != CPU:
+        options.add_session_config_entry(RECORD_ASSIGNMENT, "1")
+        missing = preload_cuda()
+    # enable_fallback=0: what a provider refuses must be an error, not another provider and a line on the screen.
+    session = ort.InferenceSession(str(graph), options, providers=providers, enable_fallback=0)
+    check_provider(session, wanted, graph.name, missing)
     _open_sessions.add(session)
     return session
-
-
-def _provider(device: Device) -> str:
-    """The provider that is to compute on `device`."""
-    if device == "cpu":
-        return CPU
-    wanted = TENSORRT if device == "tensorrt" else CUDA
-    obstacle = gpu_obstacle(wanted)
-    if obstacle and device != "auto":
-        raise ProviderError(
-            f"LLMREC_DEVICE={device} was asked for, but {obstacle}. Fix that, or set LLMREC_DEVICE=auto to allow the "
-            "CPU."
-        )
-    return CPU if obstacle else wanted
-
-
-def _providers(wanted: str, model: Artifact | None) -> list[Any]:
-    """Providers in order of preference, with their options."""
-    if wanted == CPU:
-        return [CPU]
-    # use_tf32=0: TensorFloat-32 keeps 10 bits of mantissa, which would break parity with the CPU.
-    cuda = (CUDA, {"use_tf32": "0"})
-    if wanted == CUDA:
-        return [cuda, CPU]
-    half = model is not None and model.manifest.precision == "fp16"
-    options = {"trt_fp16_enable": str(half)}
-    if model is not None:
-        options |= {"trt_engine_cache_enable": "True", "trt_engine_cache_path": str(model.folder / "tensorrt")}
-    return [(TENSORRT, options), cuda, CPU]
 
 
 _open_sessions: weakref.WeakSet[Any] = weakref.WeakSet()
@@ -145,38 +148,3 @@ def _keep_for_ever() -> None:
 
 if hasattr(os, "register_at_fork"):  # not on Windows, which does not fork
     os.register_at_fork(after_in_child=_keep_for_ever)
-
-
-def import_onnxruntime():  # type: ignore[no-untyped-def]  # a module has no useful type here
-    """The onnxruntime module, imported late because it loads native libraries.
-
-    Raises:
-        MissingExtraError: It is not installed.
-    """
-    try:
-        import onnxruntime
-    except ImportError as exc:
-        raise MissingExtraError("onnxruntime", "cpu", "Running an exported model") from exc
-    return onnxruntime
-
-
-def gpu_obstacle(provider: str = CUDA) -> str | None:
-    """Why `provider` cannot be used here, or None if it can.
-
-    ONNX Runtime lists CUDA and TensorRT as available on machines without a GPU, so the driver is asked first.
-    """
-    if provider not in import_onnxruntime().get_available_providers():
-        return "this onnxruntime is a CPU build (install llmrec-plugin[gpu])"
-    try:
-        driver = ctypes.CDLL("libcuda.so.1")
-    except OSError:
-        return "the NVIDIA driver library libcuda.so.1 cannot be loaded"
-    count = ctypes.c_int()
-    if driver.cuInit(0) != 0 or driver.cuDeviceGetCount(ctypes.byref(count)) != 0 or count.value == 0:
-        return "the NVIDIA driver reports no usable GPU"
-    if provider == TENSORRT:
-        try:
-            ctypes.CDLL("libnvinfer.so.10")
-        except OSError:
-            return "TensorRT's library libnvinfer.so.10 cannot be loaded (pip install tensorrt-cu13)"
-    return None

@@ -17,6 +17,7 @@ from tiny import WORDS, export_tiny
 from llmrec_plugin.artifacts import GRAPH, ArtifactStore
 from llmrec_plugin.binding import BoundFeature, bind
 from llmrec_plugin.errors import ArtifactCorruptError, ArtifactMismatchError, ArtifactNotFoundError, MissingColumnError
+from llmrec_plugin.runtime import encoder as encoder_module
 from llmrec_plugin.runtime import runner as module
 from llmrec_plugin.runtime.encoder import Encoder
 from llmrec_plugin.runtime.runner import Runner, runner_for
@@ -77,7 +78,7 @@ def test_the_number_of_rows_per_call_does_not_change_a_value(runner, expected, r
 
 
 def test_the_size_of_a_chunk_does_not_change_a_value(runner, expected, monkeypatch):
-    monkeypatch.setattr(module, "TEXTS_PER_CHUNK", 10)
+    monkeypatch.setattr(encoder_module, "TEXTS_PER_CALL", 10)
     values, report = embed(runner, embedding(), TITLES)
     check_same(values, expected)
     assert report.computed == len(TITLES)
@@ -483,11 +484,12 @@ import os, sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[3])
 from llmrec_plugin.binding import bind
+from llmrec_plugin.runtime import encoder
 from llmrec_plugin.runtime import runner as module
 from llmrec_plugin.runtime.runner import Runner
 from samples import embedding, settings
 
-module.TEXTS_PER_CHUNK = 4
+encoder.TEXTS_PER_CALL = 4
 
 class Dying(module.Encoder):
     chunks = 0
