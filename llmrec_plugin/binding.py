@@ -6,6 +6,7 @@ not even have the declaring plugin installed, computes the same numbers (docs/ad
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -21,11 +22,12 @@ class BoundFeature:
     feature: TextFeature
     artifact_id: str
 
-    @property
+    # Remembered: every request asks for both, and each is a hash over JSON.
+    @functools.cached_property
     def fingerprint(self) -> str:
         return self.feature.fingerprint(self.artifact_id)
 
-    @property
+    @functools.cached_property
     def encoding_fingerprint(self) -> str:
         return self.feature.encoding_fingerprint(self.artifact_id)
 

@@ -5,7 +5,9 @@ Nothing here changes a number: two machines with different settings give the sam
 
 from __future__ import annotations
 
+import functools
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast, get_args
@@ -45,45 +47,81 @@ class Settings:
     progress: bool
 
 
-def load_settings(environ: dict[str, str] | None = None) -> Settings:
+_VARIABLES = (
+    "LLMREC_HOME",
+    "LLMREC_ARTIFACTS",
+    "LLMREC_CACHE",
+    "LLMREC_TRAINING",
+    "LLMREC_CACHE_MAX_BYTES",
+    "LLMREC_DEVICE",
+    "LLMREC_RUNTIME",
+    "LLMREC_THREADS",
+    "LLMREC_DISABLE_PLUGINS",
+    "LLMREC_PROGRESS",
+)
+_HOME = ("HOME", "USERPROFILE")  # what ``~`` stands for
+
+
+def load_settings(environ: Mapping[str, str] | None = None) -> Settings:
     """The settings that `environ` (default: this process's environment) describes.
+
+    Every request asks for them, so as long as nothing changes they are the same object.
 
     Raises:
         SettingsError: A variable holds an invalid value.
     """
     env = os.environ if environ is None else environ
-    home = Path(env.get("LLMREC_HOME") or Path.home() / ".llmrec").expanduser().absolute()
-    folders = [Path(part).expanduser().absolute() for part in env.get("LLMREC_ARTIFACTS", "").split(os.pathsep) if part]
-    device = env.get("LLMREC_DEVICE") or "auto"
+    return _parse(tuple(map(env.get, _VARIABLES)), tuple(map(os.environ.get, _HOME)), _folder(), _cpus())
+
+
+@functools.lru_cache(maxsize=16)
+def _parse(values: tuple[str | None, ...], _home: tuple[str | None, ...], _folder: str, cpus: int) -> Settings:
+    """The settings that the values of `_VARIABLES` describe.
+
+    Args:
+        values: What each variable holds.
+        _home: Paths depend on it, here and in `_folder`; only looked at to know that they have not changed.
+        _folder: The working directory.
+        cpus: CPUs that this process may use.
+    """
+    env = {name: value or "" for name, value in zip(_VARIABLES, values, strict=True)}
+    home = Path(env["LLMREC_HOME"] or Path.home() / ".llmrec").expanduser().absolute()
+    folders = [Path(part).expanduser().absolute() for part in env["LLMREC_ARTIFACTS"].split(os.pathsep) if part]
+    device = env["LLMREC_DEVICE"] or "auto"
     if device not in get_args(Device):
         raise SettingsError(f"LLMREC_DEVICE must be auto, cpu, cuda or tensorrt, got {device!r}.")
-    progress = env.get("LLMREC_PROGRESS") or "1"
+    progress = env["LLMREC_PROGRESS"] or "1"
     if progress not in ("0", "1"):
         raise SettingsError(f"LLMREC_PROGRESS must be 1 or 0, got {progress!r}.")
-    cache_folder = Path(env.get("LLMREC_CACHE") or home / "cache").expanduser().absolute()
+    cache_folder = Path(env["LLMREC_CACHE"] or home / "cache").expanduser().absolute()
     return Settings(
         artifact_folders=tuple(folders) or (home / "artifacts",),
         cache_folder=cache_folder,
-        training_folder=Path(env.get("LLMREC_TRAINING") or cache_folder / "training").expanduser().absolute(),
+        training_folder=Path(env["LLMREC_TRAINING"] or cache_folder / "training").expanduser().absolute(),
         cache_max_bytes=_positive(env, "LLMREC_CACHE_MAX_BYTES", 8 * 2**30),
         device=cast(Device, device),
-        runtime=env.get("LLMREC_RUNTIME") or "auto",
-        threads=_positive(
-            env,
-            "LLMREC_THREADS",
-            len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
-        ),
-        disabled_plugins=frozenset(
-            part.strip() for part in env.get("LLMREC_DISABLE_PLUGINS", "").split(",") if part.strip()
-        ),
+        runtime=env["LLMREC_RUNTIME"] or "auto",
+        threads=_positive(env, "LLMREC_THREADS", cpus),
+        disabled_plugins=frozenset(part.strip() for part in env["LLMREC_DISABLE_PLUGINS"].split(",") if part.strip()),
         progress=progress == "1",
     )
 
 
-def _positive(env: os._Environ[str] | dict[str, str], name: str, default: int) -> int:
-    text = env.get(name)
+def _positive(env: Mapping[str, str], name: str, default: int) -> int:
+    text = env[name]
     if not text:
         return default
     if not text.isdecimal() or int(text) < 1:
         raise SettingsError(f"{name} must be a positive integer, got {text!r}.")
     return int(text)
+
+
+def _folder() -> str:
+    try:
+        return os.getcwd()
+    except FileNotFoundError:  # it was deleted; only relative paths need it, and they say so
+        return ""
+
+
+def _cpus() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

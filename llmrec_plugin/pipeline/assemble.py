@@ -7,6 +7,7 @@ value is typed there: an int64 column that pandas turned into floats gives the t
 
 from __future__ import annotations
 
+import functools
 import math
 import re
 import string
@@ -48,17 +49,17 @@ def assemble(feature: TextFeature, columns: Mapping[str, Sequence[Any]]) -> Asse
         MissingColumnError: A declared column is not there.
         InputError: The columns differ in length.
     """
-    missing = [name for name in feature.columns if name not in columns]
+    names, read_row = _reader(feature)
+    missing = [name for name in names if name not in columns]
     if missing:
         raise MissingColumnError(feature.name, missing, columns)
-    lengths = {name: len(columns[name]) for name in feature.columns}
+    lengths = {name: len(columns[name]) for name in names}
     if len(set(lengths.values())) > 1:
         raise InputError(f"Feature {feature.name!r}: expected columns of one length, got {lengths}.")
 
-    read_row = _history_reader(feature) if isinstance(feature, HistoryEmbeddingFeature) else _template_reader(feature)
     rows: list[RowTexts] = []
     invalid: dict[int, str] = {}
-    for number, values in enumerate(zip(*(columns[name] for name in feature.columns), strict=True)):
+    for number, values in enumerate(zip(*(columns[name] for name in names), strict=True)):
         try:
             rows.append(read_row(values))
         except InputError as exc:
@@ -113,6 +114,13 @@ def clean(text: str, max_chars: int) -> str:
     if _UNSAFE.search(text):
         text = _UNSAFE.sub(lambda match: "\ufffd" if match[0] >= "\ud800" else " ", text)
     return text.strip()
+
+
+@functools.lru_cache(maxsize=64)  # a template need not be parsed for every request
+def _reader(feature: TextFeature) -> tuple[tuple[str, ...], Callable[[tuple[Any, ...]], RowTexts]]:
+    """The columns that `feature` reads, and what makes texts of a row of them."""
+    read = _history_reader(feature) if isinstance(feature, HistoryEmbeddingFeature) else _template_reader(feature)
+    return feature.columns, read
 
 
 def _template_reader(feature: TextFeature) -> Callable[[tuple[Any, ...]], RowTexts]:

@@ -1,8 +1,12 @@
 """Texts of concurrent requests, encoded together.
 
-Callers hand in texts and wait. One thread takes what waits, encodes it in one go and hands out the vectors; it
-never waits for more texts to come, so a lone request is encoded at once, and batches grow by themselves while the
+Callers hand in texts and wait. One thread at a time takes what waits, encodes it in one go and hands out the vectors;
+it never waits for more texts to come, so a lone request is encoded at once, and batches grow by themselves while the
 encoder is busy. A text that several callers want is encoded once.
+
+That thread is the caller's own when nothing else waits and it has no deadline: it leads, which spares it two changes
+of threads. Otherwise, and for all that came meanwhile, it is the batcher's thread. The batcher's thread also keeps
+the vectors, after they were handed out.
 """
 
 from __future__ import annotations
@@ -11,11 +15,12 @@ import logging
 import threading
 import time
 from collections import OrderedDict, deque
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Sequence
 from typing import NamedTuple, TypeAlias
 
 import numpy as np
+
+from llmrec_plugin.runtime.waiting import Call, Vector, WaitingTexts
 
 logger = logging.getLogger(__name__)
 
@@ -25,11 +30,13 @@ TEXTS_PER_WRITE = 256
 """Vectors that may wait to be kept while more texts come."""
 RECENT_TEXTS = 1_024
 """Vectors held in memory: a text that is done joins no second batch while its vector waits to be kept."""
-_LINGER_SECONDS = 0.002
-"""How long the thread looks out for more texts before it turns to keeping vectors, which would hold up the callers
-that have just been woken (Python runs one thread at a time)."""
+_LOOK_SECONDS = 0.05
+"""How long the batcher's thread looks out for texts before it keeps vectors: keeping holds up callers that have just
+been answered, as Python runs one thread at a time."""
+_LOOKS = 20
+"""How often it looks out in vain before it ends. Until then no caller needs to wake it to have its vectors kept,
+which would hold up the caller, too."""
 
-Vector: TypeAlias = np.ndarray | None
 Encode: TypeAlias = Callable[[list[str]], Sequence[Vector]]
 
 
@@ -45,39 +52,18 @@ class Prepared(NamedTuple):
     token_budget: int
 
 
-class _Call:
-    """One caller's texts, and what it has got so far."""
-
-    def __init__(self, texts: Sequence[str]) -> None:
-        self.queue = deque(texts)  # those that no batch has taken
-        self.missing = len(texts)
-        self.vectors: dict[str, Vector] = {}
-        self.error: BaseException | None = None
-        self.finished = threading.Event()
-
-    def give(self, text: str, vector: Vector) -> None:
-        self.vectors[text] = vector
-        self.missing -= 1
-        if not self.missing:
-            self.finished.set()
-
-    def fail(self, error: BaseException) -> None:
-        self.error = error
-        self.finished.set()
-
-
 class MicroBatcher:
     """Encodes texts for any number of threads, in batches that they share.
 
-    Waiting calls take turns, one text each, so a call of one text does not wait for all texts of a call of
-    thousands. What callers no longer wait for is encoded when nothing else waits, so that it is there when it is
-    asked for again; it is the first to be dropped when too much waits.
+    Calls take turns, see `WaitingTexts`. What callers no longer wait for is encoded when nothing else waits, so that
+    it is there when it is asked for again; it is the first to be dropped when too much waits. No lock is held while
+    the encoder works.
 
     Args:
         name: Of the feature, for messages and the thread.
-        prepare: Gives the encoder; called in the thread before every batch, so loading delays no caller with a
-            deadline. Its error goes to every waiting caller.
-        keep: Called in the thread with finite vectors, after they were handed out and when there is time.
+        prepare: Gives the encoder; called before every batch, and never in the thread of a caller with a deadline,
+            so loading delays none. Its error goes to every waiting caller.
+        keep: Called in the batcher's thread with finite vectors, after they were handed out and when there is time.
         count_tokens: About how many tokens a text has; must not be slow.
         max_waiting_tokens: Bound on the tokens that wait.
     """
@@ -93,20 +79,17 @@ class MicroBatcher:
         self._name = name
         self._prepare = prepare
         self._keep = keep
-        self._count_tokens = count_tokens
-        self._max_waiting_tokens = max_waiting_tokens
-        # The executor starts its thread at first use, ends it with this object, and joins it at interpreter exit.
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix=f"llmrec-{name}")
-        self._working = False
         self._lock = threading.Lock()
         self._room = threading.Condition(self._lock)
-        self._arrived = threading.Condition(self._lock)
-        self._waiting: deque[_Call] = deque()  # calls with texts that no batch has taken
-        self._late: deque[_Call] = deque()  # the same, of callers that are gone
-        self._calls: dict[str, list[_Call]] = {}  # unfinished texts and who wants them
-        self._taken: set[str] = set()  # those of them that a batch has taken
-        self._waiting_tokens = 0  # of the others
+        self._arrived = threading.Condition(self._lock)  # what the batcher's thread waits for
+        self._settled = threading.Condition(self._lock)
+        self._encoding = False  # by a caller or by the batcher's thread, never by two at a time
+        self._running = False  # the batcher's thread is at work or looks out for it
+        self._keeping = False
+        self._draining = 0
+        self._waiting = WaitingTexts(count_tokens, max_waiting_tokens)
         self._recent: OrderedDict[str, np.ndarray] = OrderedDict()
+        self._unkept: dict[str, np.ndarray] = {}
 
     def encode(self, texts: Sequence[str], until: float | None = None) -> dict[str, Vector]:
         """The vectors of `texts` that are there in time.
@@ -114,7 +97,8 @@ class MicroBatcher:
         Args:
             texts: Distinct texts.
             until: `time.monotonic` at which the caller leaves; None: waits for all. With a deadline and more
-                work waiting than may wait, nothing is encoded; without one the caller waits for room.
+                work waiting than may wait, nothing is encoded and only what is at hand comes back; without one the
+                caller waits for room.
 
         Returns:
             Text -> (dims,) float32 or, where the model gave no finite vector, None. Texts that were not ready in
@@ -123,169 +107,171 @@ class MicroBatcher:
         Raises:
             Exception: What loading the encoder or encoding one of these texts raised.
         """
-        call = _Call(texts)
-        if not texts or not self._add(call, until):
-            return {}
-        call.finished.wait(None if until is None else max(until - time.monotonic(), 0))
+        call = Call(texts)
         with self._lock:
-            if call in self._waiting:  # too late, or one of its texts failed
-                self._waiting.remove(call)
-                self._late.append(call)
+            if not self._find_room(call, until):
+                return dict(call.vectors)
+            leads = bool(call.queue) and self._add(call, may_lead=until is None)
+        if leads:
+            self._encode_batch()
+        if call.missing:
+            call.finished.wait(None if until is None else max(until - time.monotonic(), 0))
+        with self._lock:
+            self._waiting.give_up(call)  # too late, or one of its texts failed
             if call.error is not None:
                 raise call.error
             return dict(call.vectors)
 
     def drain(self) -> None:
         """Returns when all that waits is encoded and kept."""
-        self._thread.submit(lambda: None).result()
-
-    # --- called in the caller's thread
-
-    def _add(self, call: _Call, until: float | None) -> bool:
-        """Whether the call's texts are among those that wait, or need not be."""
         with self._lock:
-            while not self._make_room(self._new_tokens(call)):
-                if until is not None:
-                    return False
-                self._room.wait()
+            self._draining += 1
+            self._arrived.notify()
+            while self._encoding or self._has_texts() or self._unkept or self._keeping:
+                self._settled.wait()
+            self._draining -= 1
+
+    # --- called with the lock
+
+    def _find_room(self, call: Call, until: float | None) -> bool:
+        """Takes from the call what is at hand; whether the rest may wait."""
+        while True:
             for text in call.queue:
                 if text in self._recent:
                     call.give(text, self._recent[text])
             call.queue = deque(text for text in call.queue if text not in call.vectors)
-            if not call.queue:
+            if self._waiting.make_room(call):
                 return True
-            if not self._working:
-                self._thread.submit(self._work)  # raises at interpreter exit; nothing is changed yet
-                self._working = True
-            for text in call.queue:
-                if text not in self._calls:
-                    self._calls[text] = []
-                    self._waiting_tokens += self._count_tokens(text)
-                self._calls[text].append(call)
-            self._waiting.append(call)
-            self._arrived.notify()
-            return True
-
-    def _new_tokens(self, call: _Call) -> int:
-        new = (text for text in call.queue if text not in self._calls and text not in self._recent)
-        return sum(map(self._count_tokens, new))
-
-    def _make_room(self, tokens: int) -> bool:
-        """Whether so many more tokens may wait; drops what nobody waits for, oldest first, if that helps."""
-        while self._waiting_tokens and self._waiting_tokens + tokens > self._max_waiting_tokens:
-            if not self._late:
+            if until is not None:
                 return False
-            self._drop(self._late.popleft())
-        return True
+            self._room.wait()
 
-    def _drop(self, call: _Call) -> None:
-        for text in call.queue:
-            if text in self._calls and text not in self._taken:
-                self._calls[text] = [other for other in self._calls[text] if other is not call]
-                if not self._calls[text]:
-                    del self._calls[text]
-                    self._waiting_tokens -= self._count_tokens(text)
+    def _add(self, call: Call, *, may_lead: bool) -> bool:
+        """Lets the call's texts wait; returns whether its caller is to encode the next batch."""
+        is_idle = not self._encoding and not self._waiting.calls
+        # A caller that leads writes nothing, so it must not get far ahead of a disk that is slow.
+        leads = may_lead and is_idle and len(self._unkept) < TEXTS_PER_WRITE
+        if not leads and not self._encoding:  # else who encodes will see to it
+            self._wake()
+        self._waiting.add(call)
+        self._encoding |= leads
+        return leads
 
-    # --- called in the encoding thread
+    def _wake(self) -> None:
+        """Sets the batcher's thread to work.
+
+        Raises:
+            RuntimeError: No thread can be started.
+        """
+        if self._running:
+            self._arrived.notify()
+        else:
+            threading.Thread(target=self._work, name=f"llmrec-{self._name}").start()  # the interpreter waits for it
+            self._running = True
+
+    def _next_task(self) -> Callable[[], None] | None:
+        """What the batcher's thread has to do next; None: nothing, it ends."""
+        looks = 0
+        while True:
+            hurries = self._draining > 0 or _process_ends()
+            if len(self._unkept) >= TEXTS_PER_WRITE:
+                return self._keep_vectors
+            if not self._encoding and self._has_texts():
+                self._encoding = True
+                return self._encode_batch
+            if self._unkept and (looks or hurries):
+                return self._keep_vectors
+            if not self._encoding and (looks == _LOOKS or _process_ends()):
+                self._running = False
+                return None
+            looks = 0 if self._arrived.wait(_LOOK_SECONDS) else min(looks + 1, _LOOKS)
+
+    def _has_texts(self) -> bool:
+        """Whether texts wait that are to be encoded: of callers that are gone only while the process goes on."""
+        return bool(self._waiting.calls or (self._waiting.late and not _process_ends()))
+
+    # --- called without it
 
     def _work(self) -> None:
-        """Encodes batch after batch until nothing waits."""
-        finite: dict[str, np.ndarray] = {}
-        while batch := self._next_batch():
-            outcomes = _encode(*batch)
-            self._hand_out(outcomes)
-            finite |= {text: vector for text, vector in outcomes.items() if isinstance(vector, np.ndarray)}
-            if len(finite) >= TEXTS_PER_WRITE:
-                self._write(finite)
-                finite = {}
-        if finite:
-            self._write(finite)
+        """What the batcher's thread does."""
+        while True:
+            with self._lock:
+                task = self._next_task()
+            if task is None:
+                return
+            task()
 
-    def _next_batch(self) -> tuple[Encode, list[str]] | None:
-        """The loaded encoder and the next texts; None: the work is done."""
+    def _encode_batch(self) -> None:
+        """Encodes the next texts and hands out their vectors; called by the one thread that has set `_encoding`."""
         try:
             encode, token_budget = self._prepare()
+            with self._lock:
+                texts = self._waiting.take(token_budget)
+                self._room.notify_all()
+            outcomes = _encode(encode, texts)
         except BaseException as exc:  # whatever it is, no caller may wait for ever
-            self._fail_all(exc)
-            return None
+            with self._lock:
+                self._log(exc, self._waiting.fail(exc))
+                self._room.notify_all()
+        else:
+            with self._lock:
+                self._hand_out(outcomes)
+        finally:
+            self._release()
+
+    def _release(self) -> None:
+        """Lets others encode, and leaves what remains to do to the batcher's thread."""
         with self._lock:
-            if not self._waiting:
-                self._arrived.wait(_LINGER_SECONDS)
-            texts = self._take(self._waiting, token_budget)
-            if not texts and self._late and not self._process_ends():
-                texts = self._take(self._late, token_budget)
-            self._waiting_tokens -= sum(map(self._count_tokens, texts))
-            self._room.notify_all()
-            self._working = bool(texts)
-        return (encode, texts) if texts else None
+            self._encoding = False
+            self._settled.notify_all()
+            if not (self._waiting or self._draining or (self._unkept and not self._running)):
+                return  # a thread that is running finds vectors to keep by itself
+            try:
+                self._wake()
+                return
+            except RuntimeError as exc:
+                logger.warning("%s: %s; a request does the work of the thread.", self._name, exc)
+                self._running = True
+        self._work()
 
-    def _process_ends(self) -> bool:
-        """Whether the interpreter is shutting down, when an executor takes no more work."""
-        try:
-            self._thread.submit(lambda: None)
-        except RuntimeError:
-            return True
-        return False
+    def _hand_out(self, outcomes: dict[str, Vector | BaseException]) -> None:
+        finite = {text: vector for text, vector in outcomes.items() if isinstance(vector, np.ndarray)}
+        self._unkept |= finite
+        self._recent |= finite
+        while len(self._recent) > RECENT_TEXTS:
+            self._recent.popitem(last=False)
+        failed = self._waiting.hand_out(outcomes)
+        for error in {id(item): item for item in outcomes.values() if isinstance(item, BaseException)}.values():
+            self._log(error, failed)
 
-    def _write(self, vectors: dict[str, np.ndarray]) -> None:
+    def _keep_vectors(self) -> None:
+        with self._lock:
+            vectors, self._unkept = self._unkept, {}
+            self._keeping = True
         try:
             self._keep(vectors)
         except Exception:
             logger.exception("%s: vectors could not be kept", self._name)
-
-    def _take(self, queue: deque[_Call], token_budget: int) -> list[str]:
-        """Some texts of `queue`, of each call one in turn; called with the lock."""
-        texts: list[str] = []
-        tokens = 0
-        while queue and tokens < token_budget:
-            call = queue.popleft()
-            while call.queue:
-                text = call.queue.popleft()
-                if text in self._calls and text not in self._taken:  # else another call's turn came first
-                    texts.append(text)
-                    tokens += self._count_tokens(text)
-                    self._taken.add(text)
-                    break
-            if call.queue:
-                queue.append(call)
-        return texts
-
-    def _hand_out(self, outcomes: Mapping[str, Vector | BaseException]) -> None:
         with self._lock:
-            for text, outcome in outcomes.items():
-                self._taken.remove(text)
-                calls = self._calls.pop(text)
-                if isinstance(outcome, BaseException):
-                    self._fail(calls, outcome)
-                    continue
-                for call in calls:
-                    call.give(text, outcome)
-                if outcome is not None:
-                    self._recent[text] = outcome
-            while len(self._recent) > RECENT_TEXTS:
-                self._recent.popitem(last=False)
+            self._keeping = False
+            self._settled.notify_all()
 
-    def _fail_all(self, error: BaseException) -> None:
-        with self._lock:
-            self._fail([*self._waiting, *self._late], error)
-            self._waiting.clear()
-            self._late.clear()
-            self._calls.clear()
-            self._waiting_tokens = 0
-            self._room.notify_all()
-            self._working = False
+    def _log(self, error: BaseException, failed: int) -> None:
+        logger.error("%s: encoding failed for %d waiting requests: %r", self._name, failed, error)
 
-    def _fail(self, calls: Sequence[_Call], error: BaseException) -> None:
-        for call in calls:
-            call.fail(error)
-        logger.error("%s: encoding failed for %d waiting requests: %r", self._name, len(calls), error)
+
+def _process_ends() -> bool:
+    """Whether the interpreter only waits for its threads to end."""
+    return not threading.main_thread().is_alive()
 
 
 def _encode(encode: Encode, texts: list[str]) -> dict[str, Vector | BaseException]:
     """What each text gave. When the batch fails each is tried alone, so that one text fails no other."""
+    if not texts:  # their callers have left, and others came first
+        return {}
     try:
         return dict(zip(texts, encode(texts), strict=True))
-    except BaseException as exc:  # handed to the callers
+    except Exception as exc:  # handed to the callers
         if len(texts) == 1:
             return {texts[0]: exc}
     return {text: outcome for text in texts for outcome in _encode(encode, [text]).values()}

@@ -25,6 +25,7 @@ class Model:
 
     def __init__(self, held=False):
         self.batches = []
+        self.threads = []  # by name, in which the batches were encoded
         self.kept = {}
         self.loads = 0
         self.load_error = None
@@ -40,6 +41,7 @@ class Model:
 
     def encode(self, texts):
         self.batches.append(list(texts))
+        self.threads.append(threading.current_thread().name)
         self._begun.release()
         assert self._gates.acquire(timeout=PATIENCE)
         if self.poison & set(texts):
@@ -56,8 +58,8 @@ class Model:
     def let_all_go(self):
         self.let_go(10**6)
 
-    def batcher(self, **options):
-        return MicroBatcher("feature", self.prepare, self.kept.update, lambda text: 1, **options)
+    def batcher(self, name="feature", **options):
+        return MicroBatcher(name, self.prepare, self.kept.update, lambda text: 1, **options)
 
 
 def until(condition):
@@ -86,7 +88,7 @@ def check(answer, texts):
 
 def waiting(batcher, count):
     """Returns when so many calls wait."""
-    until(lambda: len(batcher._waiting) == count)
+    until(lambda: len(batcher._waiting.calls) == count)
 
 
 # --- batches
@@ -167,9 +169,9 @@ def test_many_threads_get_their_own_vectors_and_each_text_is_encoded_once():
     counts = Counter(text for batch in model.batches for text in batch)
     assert set(counts.values()) == {1}
     assert model.kept.keys() == counts.keys()
-    assert not batcher._calls
-    assert not batcher._taken
-    assert batcher._waiting_tokens == 0
+    assert not batcher._waiting
+    assert not batcher._waiting._taken
+    assert batcher._waiting.tokens == 0
 
 
 def test_a_vector_that_is_not_finite_is_none_and_not_kept():
@@ -193,6 +195,114 @@ def test_the_vectors_in_memory_are_bounded(monkeypatch):
     batcher = model.batcher()
     batcher.encode([f"t{number}" for number in range(10)])
     assert len(batcher._recent) == 3
+
+
+# --- who encodes
+
+
+def test_a_caller_without_a_deadline_encodes_itself_when_nothing_else_waits():
+    model = Model()
+    batcher = model.batcher()
+    for text in "abc":
+        check(batcher.encode([text]), [text])
+    assert set(model.threads) == {threading.current_thread().name}
+    until(lambda: model.kept.keys() == set("abc"))  # without being asked to
+
+
+def test_a_caller_with_a_deadline_never_encodes_itself():
+    model = Model()
+    check(model.batcher().encode(["a"], time.monotonic() + PATIENCE), ["a"])
+    assert model.threads == ["llmrec-feature"]
+
+
+def test_a_caller_encodes_one_batch_and_leaves_the_rest_to_the_batcher(callers):
+    model = Model(held=True)
+    batcher = model.batcher()
+    short = callers.submit(batcher.encode, ["short"])
+    model.begun()
+    long = callers.submit(batcher.encode, [f"long{number}" for number in range(20)])
+    waiting(batcher, 1)
+    model.let_go()
+    check(short.result(PATIENCE), ["short"])  # though the long one waits
+    model.let_all_go()
+    assert len(long.result(PATIENCE)) == 20
+    assert model.threads[0] != "llmrec-feature"
+    assert set(model.threads[1:]) == {"llmrec-feature"}
+
+
+@pytest.mark.parametrize("deadline", [None, PATIENCE])
+def test_no_lock_is_held_while_the_encoder_works(callers, deadline):
+    """Whoever encodes, others add texts, leave at their deadline and get what is at hand."""
+    model = Model(held=True)
+    batcher = model.batcher()
+    model.let_go()
+    batcher.encode(["known"])
+    model.begun()
+    busy = callers.submit(batcher.encode, ["busy"], deadline and time.monotonic() + deadline)
+    model.begun()
+    check(callers.submit(batcher.encode, ["known"]).result(PATIENCE), ["known"])
+    assert callers.submit(batcher.encode, ["late"], soon()).result(PATIENCE) == {}
+    assert not busy.done()
+    model.let_all_go()
+    check(busy.result(PATIENCE), ["busy"])
+
+
+def test_an_interrupt_of_the_caller_that_encodes_fails_who_waits_and_the_next_call_is_served(callers):
+    model = Model(held=True)
+    batcher = model.batcher()
+
+    def interrupt(texts):
+        Model.encode(model, texts)
+        raise KeyboardInterrupt
+
+    model.encode = interrupt
+    first = callers.submit(batcher.encode, ["a"])
+    model.begun()
+    second = callers.submit(batcher.encode, ["a", "b"])
+    waiting(batcher, 1)
+    model.let_go()
+    for future in (first, second):
+        with pytest.raises(KeyboardInterrupt):
+            future.result(PATIENCE)
+    del model.encode
+    model.let_all_go()
+    check(batcher.encode(["a", "b"]), ["a", "b"])
+    assert not batcher._waiting
+
+
+def test_callers_do_not_get_far_ahead_of_a_disk_that_is_slow(callers, monkeypatch):
+    monkeypatch.setattr(microbatch, "TEXTS_PER_WRITE", 2)
+    model = Model()
+    writing, go_on = threading.Event(), threading.Event()
+
+    def keep(vectors):
+        writing.set()
+        assert go_on.wait(PATIENCE)
+        model.kept.update(vectors)
+
+    batcher = MicroBatcher("feature", model.prepare, keep, lambda text: 1)
+    batcher.encode(["a"])
+    assert writing.wait(PATIENCE)
+    for text in "bc":  # while a is written
+        check(batcher.encode([text]), [text])
+    patient = callers.submit(batcher.encode, ["d"])
+    waiting(batcher, 1)
+    go_on.set()
+    check(patient.result(PATIENCE), ["d"])
+    batcher.drain()
+    assert model.kept.keys() == set("abcd")
+
+
+def test_a_caller_does_the_work_of_a_thread_that_cannot_be_started(monkeypatch, caplog):
+    def refuse(thread):
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(microbatch, "_LOOK_SECONDS", 0.001)
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    model = Model()
+    check(model.batcher().encode(["a"]), ["a"])
+    assert model.kept.keys() == {"a"}
+    assert "can't start new thread" in caplog.text
 
 
 # --- deadlines
@@ -268,7 +378,7 @@ def test_when_too_much_waits_a_call_with_a_deadline_gets_nothing_and_one_without
     known = callers.submit(batcher.encode, "ab", time.monotonic() + PATIENCE)  # adds nothing, so it may wait
     patient = callers.submit(batcher.encode, ["g"])
     until(lambda: batcher._room._waiters)
-    assert batcher._waiting_tokens == 6
+    assert batcher._waiting.tokens == 6
     model.let_all_go()
     for future, texts in ((busy, ["busy"]), (full, "abcdef"), (known, "ab"), (patient, "g")):
         check(future.result(PATIENCE), texts)
@@ -290,7 +400,7 @@ def test_what_nobody_waits_for_makes_room_and_shared_texts_stay(callers):
     assert batcher.encode("def", soon()) == {}
     live = callers.submit(batcher.encode, "cgh", time.monotonic() + PATIENCE)
     waiting(batcher, 1)
-    assert batcher._waiting_tokens == 6  # c, g, h and d, e, f
+    assert batcher._waiting.tokens == 6  # c, g, h and d, e, f
     model.let_all_go()
     check(live.result(PATIENCE), "cgh")
     busy.result(PATIENCE)
@@ -305,12 +415,12 @@ def test_endless_late_calls_do_not_fill_the_memory(callers):
     model.begun()
     for number in range(1000):
         assert batcher.encode([f"t{number}"], soon()) == {}
-    assert len(batcher._late) <= 50
-    assert len(batcher._calls) <= 51
+    assert len(batcher._waiting.late) <= 50
+    assert len(batcher._waiting) <= 51
     model.let_all_go()
     busy.result(PATIENCE)
     batcher.drain()
-    assert not batcher._calls
+    assert not batcher._waiting
 
 
 # --- errors
@@ -374,15 +484,15 @@ def test_vectors_that_cannot_be_kept_are_handed_out(caplog):
 # --- the end
 
 
-def test_the_thread_ends_with_the_batcher():
+def test_the_thread_ends_when_it_has_looked_for_work_in_vain_and_is_started_again(monkeypatch):
+    monkeypatch.setattr(microbatch, "_LOOK_SECONDS", 0.001)
     model = Model()
-    batcher = model.batcher()
-    batcher.encode(["a"])
-    batcher.drain()
-    (thread,) = batcher._thread._threads
-    del batcher
-    thread.join(PATIENCE)
-    assert not thread.is_alive()
+    batcher = model.batcher("ending")
+    for text in "ab":
+        batcher.encode([text])
+        until(lambda: not any(thread.name == "llmrec-ending" for thread in threading.enumerate()))
+        assert text in model.kept  # and before it ends, it keeps
+    check(batcher.encode(["c"], time.monotonic() + PATIENCE), ["c"])
 
 
 ENDING = """

@@ -461,6 +461,45 @@ def test_requests_for_a_loaded_model_do_not_wait_while_another_is_loaded(new_run
         assert loading.result(PATIENCE).statuses == ["ok"]
 
 
+@pytest.mark.parametrize("deadline_ms", [None, 1000 * PATIENCE])
+def test_no_lock_that_another_request_needs_is_held_during_inference(new_runner, tmp_path, monkeypatch, deadline_ms):
+    """While the session runs for one request, all others are answered that need no inference of the same session."""
+    store = ArtifactStore([tmp_path / "artifacts"])
+    export_tiny(store)
+    export_tiny(store, name="other", seed=1)
+    runner = new_runner(artifact_folders=(tmp_path / "artifacts",))
+    feature, other = embedding(deadline_ms=deadline_ms), bind(embedding(model="other"), store)
+    bound = bind(feature, store)
+    for known in (bound, other):
+        embed(runner, known, ["red"], "on_demand")
+    session = runner.encoder(bound, "online")._session
+    inside, go_on = threading.Event(), threading.Event()
+
+    class Held:
+        def run(self, *arguments):
+            inside.set()
+            assert go_on.wait(PATIENCE)
+            return session.run(*arguments)
+
+    monkeypatch.setattr(runner.encoder(bound, "online"), "_session", Held())
+    with ThreadPoolExecutor(2) as pool:
+        held = pool.submit(runner.embed, bound, {"title": ["blue"]}, "on_demand")
+        assert inside.wait(PATIENCE)
+
+        def status(asked, title, mode="on_demand"):
+            return pool.submit(runner.embed, asked, {"title": [title]}, mode).result(PATIENCE).statuses
+
+        assert status(bound, "red") == ["ok"]  # at hand, in memory or in the cache
+        assert status(bound, None) == ["empty"]
+        assert status(other, "green") == ["ok"]  # another session
+        assert status(bound, "old", "batch") == ["ok"]
+        assert status(bind(embedding(deadline_ms=1), store), "late") == ["fallback"]
+        assert runner.requests.of(feature.name).requests > 0
+        assert not held.done()
+        go_on.set()
+        assert held.result(PATIENCE).statuses == ["ok"]
+
+
 # --- trouble
 
 

@@ -76,6 +76,28 @@ def test_paths_become_absolute_so_that_a_change_of_folder_does_no_harm():
     assert settings.cache_folder == Path.home() / "values"
 
 
+def test_settings_are_made_once_and_anew_when_anything_they_depend_on_changes(tmp_path, monkeypatch):
+    monkeypatch.setenv("LLMREC_CACHE", "values")
+    monkeypatch.setenv("LLMREC_HOME", "~/models")
+    before = load_settings()
+    assert load_settings() is before
+    monkeypatch.setenv("LLMREC_PROGRESS", "0")
+    assert not load_settings().progress
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert load_settings().artifact_folders == (tmp_path / "models" / "artifacts",)
+    monkeypatch.chdir(tmp_path)
+    assert load_settings().cache_folder == tmp_path / "values"
+
+
+def test_a_process_whose_folder_was_deleted_still_has_absolute_paths(tmp_path, monkeypatch):
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    assert load_settings({"LLMREC_HOME": str(tmp_path)}).cache_folder == tmp_path / "cache"
+    with pytest.raises(FileNotFoundError):
+        load_settings({"LLMREC_HOME": "here"})
+
+
 def test_settings_can_be_a_key():
     assert hash(load_settings({})) == hash(load_settings({}))
 
