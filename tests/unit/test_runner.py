@@ -19,6 +19,7 @@ from llmrec_plugin.binding import BoundFeature, bind
 from llmrec_plugin.errors import ArtifactCorruptError, ArtifactMismatchError, ArtifactNotFoundError, MissingColumnError
 from llmrec_plugin.runtime import encoder as encoder_module
 from llmrec_plugin.runtime import runner as module
+from llmrec_plugin.runtime.calibration import Opened
 from llmrec_plugin.runtime.encoder import Encoder
 from llmrec_plugin.runtime.runner import Runner, runner_for
 
@@ -472,16 +473,17 @@ def test_no_lock_that_another_request_needs_is_held_during_inference(new_runner,
     bound = bind(feature, store)
     for known in (bound, other):
         embed(runner, known, ["red"], "on_demand")
-    session = runner.encoder(bound, "online")._session
+    encoder = runner.encoder(bound, "online")
+    session, placement = encoder._opened
     inside, go_on = threading.Event(), threading.Event()
 
     class Held:
-        def run(self, *arguments):
+        def run(self, batch):
             inside.set()
             assert go_on.wait(PATIENCE)
-            return session.run(*arguments)
+            return session.run(batch)
 
-    monkeypatch.setattr(runner.encoder(bound, "online"), "_session", Held())
+    monkeypatch.setattr(encoder, "_opened", Opened(Held(), placement))
     with ThreadPoolExecutor(2) as pool:
         held = pool.submit(runner.embed, bound, {"title": ["blue"]}, "on_demand")
         assert inside.wait(PATIENCE)
