@@ -63,7 +63,13 @@ OpenSession = Callable[[bool], "onnxruntime.InferenceSession"]
 
 
 def open_gpu(
-    artifact: Artifact, provider: str, cache: Path, *, graphs: bool = True, fused: bool | None = None
+    artifact: Artifact,
+    provider: str,
+    cache: Path,
+    *,
+    graphs: bool = True,
+    fused: bool | None = None,
+    token_budget: int | None = None,
 ) -> GpuSession:
     """The model on a GPU.
 
@@ -74,6 +80,7 @@ def open_gpu(
         graphs: Whether CUDA graphs are used where ONNX Runtime allows them.
         fused: Whether attention is fused (CUDA only); default: for fp16. What fp32 computes is what was compared with
             PyTorch, node by node.
+        token_budget: Largest rows x length of a batch; default: that of the provider.
 
     Raises:
         ProviderError: The GPU is not what computes.
@@ -84,7 +91,7 @@ def open_gpu(
     exported = artifact.path(GRAPH)
     wants_fusion = half if fused is None else fused
     graph = (fused_graph(artifact, folder) if wants_fusion and provider == CUDA else None) or exported
-    budget = TENSORRT_TOKEN_BUDGET if provider == TENSORRT else TOKEN_BUDGET
+    budget = token_budget or (TENSORRT_TOKEN_BUDGET if provider == TENSORRT else TOKEN_BUDGET)
     engines = folder if provider == TENSORRT and writable(folder) else None
     profiles = shape_profiles(manifest.inputs, budget, manifest.max_tokens, SHAPE_STEP)
 
