@@ -29,11 +29,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from llmrec_plugin.artifacts import GRAPH, Artifact, Manifest
+from llmrec_plugin.artifacts import GOLDEN, GRAPH, TOKENIZER, Artifact, Manifest
 from llmrec_plugin.errors import ProviderError
 from llmrec_plugin.inference import Batch, Placement
-from llmrec_plugin.pipeline.batching import graph_inputs
+from llmrec_plugin.pipeline.batching import graph_inputs, pad
 from llmrec_plugin.pipeline.buckets import bucket
+from llmrec_plugin.runtime.encoder import GOLDEN_MIN_COSINE_REDUCED
 from llmrec_plugin.runtime.fusion import fused_graph
 from llmrec_plugin.runtime.providers import CUDA, TENSORRT, engine_folder, provider_options, shape_profiles, writable
 from llmrec_plugin.runtime.session import new_session
@@ -63,7 +64,13 @@ OpenSession = Callable[[bool], "onnxruntime.InferenceSession"]
 
 
 def open_gpu(
-    artifact: Artifact, provider: str, cache: Path, *, graphs: bool = True, fused: bool | None = None
+    artifact: Artifact,
+    provider: str,
+    cache: Path,
+    *,
+    graphs: bool = True,
+    fused: bool | None = None,
+    token_budget: int | None = None,
 ) -> GpuSession:
     """The model on a GPU.
 
@@ -74,6 +81,7 @@ def open_gpu(
         graphs: Whether CUDA graphs are used where ONNX Runtime allows them.
         fused: Whether attention is fused (CUDA only); default: for fp16. What fp32 computes is what was compared with
             PyTorch, node by node.
+        token_budget: Largest rows x length of a batch; default: that of the provider.
 
     Raises:
         ProviderError: The GPU is not what computes.
@@ -81,24 +89,54 @@ def open_gpu(
     manifest = artifact.manifest
     folder = engine_folder(cache, artifact.id)
     half = manifest.precision == "fp16"
-    exported = artifact.path(GRAPH)
-    wants_fusion = half if fused is None else fused
-    graph = (fused_graph(artifact, folder) if wants_fusion and provider == CUDA else None) or exported
-    budget = TENSORRT_TOKEN_BUDGET if provider == TENSORRT else TOKEN_BUDGET
+    budget = token_budget or (TENSORRT_TOKEN_BUDGET if provider == TENSORRT else TOKEN_BUDGET)
     engines = folder if provider == TENSORRT and writable(folder) else None
     profiles = shape_profiles(manifest.inputs, budget, manifest.max_tokens, SHAPE_STEP)
 
-    def open_session(with_graphs: bool) -> onnxruntime.InferenceSession:
-        providers = provider_options(provider, half=half, engines=engines, profiles=profiles, graphs=with_graphs)
-        return new_session(graph, providers)
+    def open_graph(graph: Path, *, fused: bool) -> GpuSession:
+        def open_session(with_graphs: bool) -> onnxruntime.InferenceSession:
+            providers = provider_options(provider, half=half, engines=engines, profiles=profiles, graphs=with_graphs)
+            return new_session(graph, providers)
 
-    return GpuSession(
-        open_session,
-        artifact,
-        graphs=graphs and provider == CUDA,
-        fused=graph != exported,
-        token_budget=budget,
-    )
+        with_graphs = graphs and provider == CUDA
+        return GpuSession(open_session, artifact, graphs=with_graphs, fused=fused, token_budget=budget)
+
+    if provider == CUDA and (half if fused is None else fused):
+        graph = fused_graph(artifact, folder)
+        session = graph and _if_sound(functools.partial(open_graph, graph, fused=True), artifact)
+        if session:
+            return session
+    return open_graph(artifact.path(GRAPH), fused=False)
+
+
+def _if_sound(open_fused: Callable[[], GpuSession], artifact: Artifact) -> GpuSession | None:
+    """The fused model, if it gives the golden vectors; the exported one may give them where this does not."""
+    from tokenizers import Tokenizer
+
+    manifest = artifact.manifest
+    tokenizer = Tokenizer.from_file(str(artifact.path(TOKENIZER)))
+    tokenizer.no_padding()
+    tokenizer.enable_truncation(manifest.max_tokens)
+    encodings = tokenizer.encode_batch_fast(list(manifest.golden_texts))
+    batch = Batch(*pad([encoding.ids for encoding in encodings], manifest.pad_token_id, manifest.padding_side))
+    expected = np.load(artifact.path(GOLDEN), allow_pickle=False)
+    try:
+        session = open_fused()
+        vectors = session.run(batch)
+    except (
+        Exception
+    ) as exc:  # a kernel may lack the type or the shape; what concerns the GPU, the other graph meets too
+        logger.warning("%s runs without fused attention: %s: %s", manifest.model, type(exc).__name__, exc)
+        return None
+    norms = np.linalg.norm(vectors, axis=1) * np.linalg.norm(expected, axis=1)
+    cosines = np.einsum("nd,nd->n", vectors, expected) / np.maximum(norms, 1e-12)
+    if not (cosines >= GOLDEN_MIN_COSINE_REDUCED).all():  # NaN is not
+        logger.warning(
+            "%s runs without fused attention: fused, a golden text has cosine %.6f to its recorded vector.",
+            manifest.model, cosines.min(),
+        )  # fmt: skip
+        return None
+    return session
 
 
 class GpuSession:

@@ -1,6 +1,7 @@
 """Batches on a GPU, as far as a CPU shows it: real graphs, real buffers and binding, a stand-in for CUDA graphs."""
 
 import dataclasses
+import functools
 import threading
 
 import numpy as np
@@ -332,12 +333,36 @@ def test_float16_is_fused_and_float32_is_what_was_compared_with_pytorch(
     tiny, tmp_path, sessions, monkeypatch, precision, wanted
 ):
     asked = []
-    monkeypatch.setattr(gpu, "fused_graph", lambda artifact, folder: asked.append(folder))
-    open_gpu(
+    monkeypatch.setattr(gpu, "GpuSession", functools.partial(GpuSession, device="cpu"))
+    monkeypatch.setattr(gpu, "fused_graph", lambda artifact, folder: asked.append(folder) or artifact.path(GRAPH))
+    session = open_gpu(
         dataclasses.replace(tiny, manifest=dataclasses.replace(tiny.manifest, precision=precision)), CUDA, tmp_path
     )
-    assert bool(asked) == wanted
+    assert session.fused == bool(asked) == wanted
     assert all(folder.is_relative_to(tmp_path) for folder in asked)
+
+
+@pytest.mark.parametrize("fault", ["refused", "numbers"])
+def test_a_fused_graph_that_does_not_work_on_this_gpu_gives_way_to_the_exported_one(
+    tiny, tmp_path, monkeypatch, caplog, fault
+):
+    other = export_tiny(ArtifactStore([tmp_path / "other"]), seed=1)  # a graph of other numbers
+    opened = []
+
+    def new_session(graph, providers):
+        opened.append(graph)
+        if graph == other.path(GRAPH) and fault == "refused":
+            raise RuntimeError("no kernel for Attention")
+        return Cuda(other if graph == other.path(GRAPH) else tiny)
+
+    monkeypatch.setattr(gpu, "GpuSession", functools.partial(GpuSession, device="cpu"))
+    monkeypatch.setattr(gpu, "new_session", new_session)
+    monkeypatch.setattr(gpu, "fused_graph", lambda artifact, folder: other.path(GRAPH))
+    session = open_gpu(tiny, CUDA, tmp_path, graphs=False, fused=True)
+    assert opened == [other.path(GRAPH), tiny.path(GRAPH)]
+    assert not session.fused
+    reason = {"refused": "RuntimeError: no kernel for Attention", "numbers": "fused, a golden text has cosine"}[fault]
+    assert f"tiny runs without fused attention: {reason}" in caplog.text
 
 
 def test_the_built_in_runtime_is_opened_through_here():
