@@ -22,6 +22,7 @@ inherits the builtin it refines, so callers may catch either::
     ├── SourceError (RuntimeError)             weights or tokenizer cannot be found or exported
     ├── ParityError (RuntimeError)             the exported graph differs from PyTorch
     ├── ProviderError (RuntimeError)           the device asked for cannot be used
+    │   └── RemoteError                        an endpoint that serves a model gave no vectors
     ├── EngineError (RuntimeError)             a compute engine or offline store that would lose or repeat work
     ├── LedgerError (RuntimeError)             the record of written rows cannot be used
     ├── MissingExtraError (ImportError)        an optional dependency is not installed
@@ -131,6 +132,10 @@ class ParityError(LLMRecError, RuntimeError):
 
 class ProviderError(LLMRecError, RuntimeError):
     """The execution provider asked for is not usable on this machine."""
+
+
+class RemoteError(ProviderError):
+    """An endpoint cannot be reached, refused a request, or answered something else than vectors."""
 
 
 class EngineError(LLMRecError, RuntimeError):

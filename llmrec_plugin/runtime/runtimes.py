@@ -18,7 +18,8 @@ AUTO = "auto"
 def choose_runtime(artifact: Artifact, settings: Settings) -> Runtime:
     """The runtime that the settings name; for ``auto`` the first that has the precision, ONNX Runtime before others.
 
-    Plugins are consulted only when ONNX Runtime is not to run the model.
+    Plugins are consulted only when ONNX Runtime is not to run the model. A runtime that reads texts is never taken
+    unasked: texts that leave the process may leave the machine.
 
     Raises:
         UnknownNameError: The settings name a runtime that nobody registered.
@@ -28,7 +29,7 @@ def choose_runtime(artifact: Artifact, settings: Settings) -> Runtime:
     model = f"Model {artifact.manifest.model!r} (artifact {artifact.id[:16]}) has precision {precision!r}"
     if settings.runtime == AUTO:
         for runtime in _runtimes(settings):
-            if precision in runtime.precisions:
+            if precision in runtime.precisions and runtime.reads == "tokens":
                 return runtime
         raise ProviderError(
             f"{model}, which no installed runtime has. Install a plugin that registers one "

@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -174,3 +175,30 @@ def test_importing_it_reports_to_nobody(capabilities, tmp_path):
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines() == ["openvino False", "telemetry was loaded"]
+
+
+FORK = """
+import os, sys
+import numpy as np
+from pathlib import Path
+from llmrec_plugin import Placement, Batch
+from llmrec_plugin.artifacts import read_artifact
+from llmrec_plugin.systems.openvino import open_model
+
+artifact = read_artifact(Path(sys.argv[1]))
+placement = Placement(threads=2, callers=1, spinning=False, token_budget=512)
+batch = Batch(np.array([[2, 4, 3]]), np.array([[1, 1, 1]]))
+before = open_model(artifact, device="cpu", placement=placement).run(batch)
+child = os.fork()
+if child == 0:
+    after = open_model(artifact, device="cpu", placement=placement).run(batch)
+    os._exit(0 if np.array_equal(before, after) else 7)
+print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this platform does not fork")
+def test_a_forked_process_opens_and_runs_a_model_of_its_own(tiny, capabilities):
+    command = [sys.executable, "-c", FORK, str(tiny.folder)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
+    assert done.stdout == "0\n", done.stderr
