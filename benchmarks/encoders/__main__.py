@@ -35,7 +35,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     )
     parser.add_argument("--texts", type=Path, help="packages.jsonl.gz; default: the sample in feature_repo")
     parser.add_argument("--count", type=int, default=1024, help="texts of the mixed corpus; the long one has an eighth")
-    parser.add_argument("--timed", type=int, help="how many of them a timed round encodes; default: all")
+    parser.add_argument("--timed", type=int, default=512, help="how many of them a timed round encodes")
     parser.add_argument("--repeats", type=int, default=5, help="timed rounds of each corpus")
     parser.add_argument("--starts", type=int, default=3, help="fresh processes of each engine")
     parser.add_argument("--engines", nargs="+", default=[], metavar="NAME", help=", ".join(e.name for e in ENGINES))
@@ -57,27 +57,28 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     # Only measuring needs the project's dependencies; they take seconds to load.
     from benchmarks.encoders.corpus import SAMPLE, Texts
     from benchmarks.encoders.models import prepare
-    from benchmarks.encoders.run import Plan, Run
+    from benchmarks.encoders.run import Pass, Plan, Run
 
     engines = select(options.engines)
     model = prepare(options.model, options.folder)
-    texts = Texts(options.texts or SAMPLE, model.tokenizer, model.max_tokens)
+    path = options.texts or SAMPLE
+    texts = Texts(path, model.tokenizer, model.max_tokens)
+    timed = min(options.timed, options.count)
     mixed = texts.mixed(options.count)
-    passes = [(mixed, 0)]
+    passes = [Pass(mixed, timed)]
     if options.long:
-        passes.append((texts.long(max(options.count // 8, 1)), 0))
+        passes.append(Pass(texts.long(max(options.count // 8, 1)), max(timed // 8, 1)))
     if options.busy:
-        passes.append((mixed, options.busy))
+        passes.append(Pass(mixed, timed, options.busy))
     plan = Plan(
         engines=engines,
         passes=passes,
         short=texts.short(SHORT),
-        timed=options.timed or options.count,
         repeats=options.repeats,
         starts=options.starts,
         folder=options.folder,
     )
-    return Run(plan, model)()
+    return {"texts": path.name, **Run(plan, model)()}
 
 
 def draw(output: Path, folder: Path) -> None:

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+ADAPTERS = "benchmarks.encoders.adapters"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Engine:
@@ -14,7 +16,7 @@ class Engine:
     Attributes:
         name: Short name, for ``--engines`` and as key of the result.
         label: How tables and the chart call it.
-        adapter: Module in `adapters`.
+        adapter: A module as `adapters` describes it, by its full name.
         environment: File in ``requirements``, without ``.txt``; None is the project's own environment.
         options: What the adapter's `load` takes beside the paths.
         environ: Environment variables of the process.
@@ -43,7 +45,13 @@ def ours(name: str, label: str, *, artifact: str | None = None, environ: Mapping
     """
     options = {"artifact": artifact} if artifact else {}
     return Engine(
-        name=name, label=label, adapter="llmrec", environment=None, options=options, environ=environ or {}, ours=True
+        name=name,
+        label=label,
+        adapter=f"{ADAPTERS}.llmrec",
+        environment=None,
+        options=options,
+        environ=environ or {},
+        ours=True,
     )
 
 
@@ -53,7 +61,7 @@ OURS = (ours("llmrec", "llmrec fp32"),)
 PLAIN = Engine(
     name="onnxruntime",
     label="plain ONNX Runtime",
-    adapter="onnxruntime",
+    adapter=f"{ADAPTERS}.onnxruntime",
     environment="onnxruntime",
     options={"rows": 32},
     setup="our graph (pooling and unit length inside); batches of 32 in the order of the texts",
@@ -63,21 +71,21 @@ PEERS = (
     Engine(
         name="st-torch",
         label="sentence-transformers torch fp32",
-        adapter="sentence_transformers",
+        adapter=f"{ADAPTERS}.sentence_transformers",
         environment="sentence-transformers",
         options={"backend": "torch", "dtype": "float32"},
     ),
     Engine(
         name="st-torch-bf16",
         label="sentence-transformers torch bf16",
-        adapter="sentence_transformers",
+        adapter=f"{ADAPTERS}.sentence_transformers",
         environment="sentence-transformers",
         options={"backend": "torch", "dtype": "bfloat16"},
     ),
     Engine(
         name="st-onnx",
         label="sentence-transformers ONNX",
-        adapter="sentence_transformers",
+        adapter=f"{ADAPTERS}.sentence_transformers",
         environment="sentence-transformers",
         options={"backend": "onnx"},
         setup="graph exported beforehand; by itself it exports at every start",
@@ -85,7 +93,7 @@ PEERS = (
     Engine(
         name="transformers",
         label="transformers torch",
-        adapter="transformers",
+        adapter=f"{ADAPTERS}.transformers",
         environment="transformers",
         options={"rows": 32},
         setup="sorting, pooling and unit length written by hand",
@@ -93,23 +101,23 @@ PEERS = (
     Engine(
         name="fastembed",
         label="fastembed",
-        adapter="fastembed",
+        adapter=f"{ADAPTERS}.fastembed",
         environment="fastembed",
         options={"rows": 32},
-        setup="add_custom_model with mean pooling; model_max_length=256 in tokenizer_config.json, else it reads "
-        "512 tokens; batches of 32, which are faster here than its 256",
+        setup="add_custom_model with mean pooling; model_max_length=256 in tokenizer_config.json, else it reads 512 "
+        "tokens; batch_size=32, as others have, instead of 256",
     ),
     Engine(
         name="infinity-torch",
         label="infinity torch",
-        adapter="infinity",
+        adapter=f"{ADAPTERS}.infinity",
         environment="infinity-emb",
         options={"engine": "torch"},
     ),
     Engine(
         name="infinity-optimum",
         label="infinity optimum",
-        adapter="infinity",
+        adapter=f"{ADAPTERS}.infinity",
         environment="infinity-emb",
         options={"engine": "optimum"},
         setup="pooling_method=mean, else it takes the first token; max_position_embeddings=256 in config.json, else it "
@@ -123,7 +131,7 @@ PEERS = (
 REFERENCE = Engine(
     name="reference",
     label="PyTorch fp32, one text at a time",
-    adapter="transformers",
+    adapter=f"{ADAPTERS}.transformers",
     environment=None,
     options={"rows": 1},
     environ={"OMP_NUM_THREADS": "1"},  # it is not timed, and one text gains little from more

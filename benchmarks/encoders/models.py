@@ -101,17 +101,15 @@ def _export(name: str) -> artifacts.Artifact:
 def _export_for_peers(source: Path, target: Path, max_tokens: int) -> None:
     """The model as `optimum-cli export onnx --library transformers` gives it, beside the source's own files."""
     from optimum.exporters.onnx import main_export
-    from transformers import AutoTokenizer
 
     print(f"Exporting {source.name} for the peers", file=sys.stderr, flush=True)
     unfinished = target.with_suffix(".unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)
     shutil.copytree(source, unfinished)
     # The model's files tell its length to sentence-transformers alone. fastembed and infinity look elsewhere.
-    AutoTokenizer.from_pretrained(source, model_max_length=max_tokens).save_pretrained(unfinished)
-    config = json.loads((source / "config.json").read_text(encoding="utf-8"))
-    config["max_position_embeddings"] = max_tokens
-    (unfinished / "config.json").write_text(json.dumps(config, indent=2), encoding="utf-8")
+    for name, key in (("tokenizer_config.json", "model_max_length"), ("config.json", "max_position_embeddings")):
+        values = json.loads((source / name).read_text(encoding="utf-8"))
+        (unfinished / name).write_text(json.dumps({**values, key: max_tokens}, indent=2), encoding="utf-8")
     with contextlib.redirect_stdout(sys.stderr):
         main_export(
             str(source),

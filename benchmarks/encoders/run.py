@@ -31,27 +31,46 @@ BLOCK = 30  # single requests before the next engine's turn
 Seen = dict[str, dict[str, Any]]  # by engine: what `results.rows` reads
 
 
+@dataclass(frozen=True)
+class Pass:
+    """One part of a run.
+
+    Attributes:
+        corpus: The texts; all of them are compared with the reference.
+        timed: How many of them a throughput round encodes, from the first on.
+        busy: Busy loops beside.
+    """
+
+    corpus: Corpus
+    timed: int
+    busy: int = 0
+
+
 @dataclass(frozen=True, kw_only=True)
 class Plan:
     """What to measure.
 
     Attributes:
         engines: The rows.
-        passes: Texts, and the number of busy loops beside; in this order.
+        passes: The parts, in this order.
         short: Texts of the single requests.
-        timed: Texts of a throughput round, the first of the corpus.
         repeats: Throughput rounds of a pass.
         starts: Fresh processes of each engine.
         folder: For environments, exported models and logs.
+        reference: What vectors are compared with.
+        baseline: Name of the engine that is the base of ratios.
+        peaks: Module of the process that measures the machine.
     """
 
     engines: Sequence[Engine]
-    passes: Sequence[tuple[Corpus, int]]
+    passes: Sequence[Pass]
     short: Corpus
-    timed: int
     repeats: int
     starts: int
     folder: Path
+    reference: Engine = REFERENCE
+    baseline: str = PLAIN.name
+    peaks: str = "benchmarks.encoders.peaks"
 
 
 class Run:
@@ -77,11 +96,11 @@ class Run:
         for contestant in self._contestants:
             with contestant.turn():
                 contestant.command = self._command(contestant.engine)
-        peaks = Worker([sys.executable, "-m", "benchmarks.encoders.peaks"], self._logs / "peaks.log")
+        peaks = Worker([sys.executable, "-m", self._plan.peaks], self._logs / "peaks.log")
         with closing(peaks), tempfile.TemporaryDirectory() as scratch:
             try:
                 self._start()
-                observed = [self._pass(corpus, busy, peaks, Path(scratch)) for corpus, busy in self._plan.passes]
+                observed = [self._pass(part, peaks, Path(scratch)) for part in self._plan.passes]
                 about = {contestant.name: contestant.about() for contestant in self._contestants}
             finally:
                 for contestant in self._contestants:
@@ -91,7 +110,7 @@ class Run:
             "minutes": round((datetime.now(UTC) - begun).total_seconds() / 60),
             "machine": machine.describe(),
             "model": self._model.name,
-            "reference": REFERENCE.label,
+            "reference": self._plan.reference.label,
             "rounds": self._plan.repeats,
             "peaks": list(self._peaks.values()),
             "engines": about,
@@ -124,7 +143,8 @@ class Run:
                     contestant.imports.append(contestant.process.ready["import_s"])
                     contestant.firsts.append(contestant.process.first_result_s)
 
-    def _pass(self, corpus: Corpus, busy: int, peaks: Worker, scratch: Path) -> dict[str, Any]:
+    def _pass(self, part: Pass, peaks: Worker, scratch: Path) -> dict[str, Any]:
+        corpus = part.corpus
         if corpus.name not in self._likenesses:
             say(f"{corpus.name}: likeness to the reference")
             self._likenesses[corpus.name] = self._likeness(corpus, scratch)
@@ -133,19 +153,18 @@ class Run:
             name: {**likeness, **{key: list(values) for key, values in fresh.items()}}
             for name, likeness in self._likenesses[corpus.name].items()
         }
-        count = min(self._plan.timed, len(corpus.texts))
-        with machine.busy_loops(busy):
-            others = self._throughput(corpus, count, busy, seen, peaks)
+        with machine.busy_loops(part.busy):
+            others = self._throughput(part, seen, peaks)
             for contestant in self._turns():
                 with contestant.turn():
                     seen[contestant.name]["peak_rss_mb"] = contestant.worker.ask("usage")["peak_rss_mb"]
             self._single(seen, scratch)
         return {
             "corpus": corpus.name,
-            "busy": busy,
-            "texts": count,
-            "tokens": int(corpus.lengths[:count].sum()),
-            "flops": matmul_flops(self._model.config, corpus.lengths[:count]),
+            "busy": part.busy,
+            "texts": part.timed,
+            "tokens": int(corpus.lengths[: part.timed].sum()),
+            "flops": matmul_flops(self._model.config, corpus.lengths[: part.timed]),
             "compared": len(corpus.texts),
             "others": others,
             "seen": seen,
@@ -154,7 +173,7 @@ class Run:
     def _likeness(self, corpus: Corpus, scratch: Path) -> Seen:
         """Every engine's vectors against the reference's; also the untimed first round."""
         path = _write(corpus, scratch)
-        with closing(self._open(REFERENCE, self._command(REFERENCE))) as worker:
+        with closing(self._open(self._plan.reference, self._command(self._plan.reference))) as worker:
             reference = _vectors(worker, corpus, path, scratch)
         found = {}
         for contestant in self._turns():
@@ -168,17 +187,17 @@ class Run:
                 }
         return found
 
-    def _throughput(self, corpus: Corpus, count: int, busy: int, seen: Seen, peaks: Worker) -> float | None:
+    def _throughput(self, part: Pass, seen: Seen, peaks: Worker) -> float | None:
         """Fills ``seconds`` and ``cpu_seconds``; gives the share of the processors that others used meanwhile."""
         used, elapsed = 0.0, 0.0
         for number in range(self._plan.repeats):
-            say(f"{corpus.name}, {busy} busy loops: round {number + 1} of {self._plan.repeats}")
-            if not busy:
+            say(f"{part.corpus.name}, {part.busy} busy loops: round {number + 1} of {self._plan.repeats}")
+            if not part.busy:
                 self._keep_peaks(peaks.ask("measure")["rates"])
             for contestant in self._turns():
                 with contestant.turn():
                     begun, before = time.perf_counter(), machine.busy_seconds()
-                    answer = contestant.worker.ask("encode", name=corpus.name, count=count)
+                    answer = contestant.worker.ask("encode", name=part.corpus.name, count=part.timed)
                     after = machine.busy_seconds()
                     for name in ("seconds", "cpu_seconds"):
                         seen[contestant.name][name].append(answer[name])
@@ -219,7 +238,7 @@ class Run:
             flops=found["flops"],
             peak_gflops=max(rate["gflops"] for rate in self._peaks.values() if rate["type"] == "fp32"),
             peers=peers,
-            plain=PLAIN.name,
+            plain=self._plan.baseline,
         )
         return {
             **found,

@@ -1,6 +1,6 @@
 """The process of one engine: reads commands, one JSON object a line, and answers each with one.
 
-    python -m benchmarks.encoders.worker ADAPTER OPTIONS
+    python -m benchmarks.encoders.worker MODULE OPTIONS
 
 It runs in the engine's own environment, so it needs the standard library, numpy and whatever the adapter imports.
 
@@ -47,12 +47,12 @@ class Server:
     """An engine behind the protocol.
 
     Args:
-        adapter: Name of a module in `adapters`.
+        adapter: A module as `adapters` describes it, by its full name.
         options: What its `load` takes.
     """
 
     def __init__(self, adapter: str, options: dict[str, Any]) -> None:
-        module = importlib.import_module(f"benchmarks.encoders.adapters.{adapter}")
+        module = importlib.import_module(adapter)
         begun = time.perf_counter()
         for name in module.IMPORTS:
             importlib.import_module(name)
