@@ -6,7 +6,7 @@ BIN := $(abspath $(VENV))/bin
 export LLMREC_HOME ?= $(abspath .llmrec)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo retrieval test test-engines test-unit services lint fix clean
+.PHONY: help bench demo retrieval test test-engines test-unit services lint fix clean
 
 help:  ## Lists the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -36,6 +36,11 @@ test-engines: $(VENV)/.installed  ## The tests on Ray and Spark (needs Java 17):
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[engines]"
 	$(BIN)/python -m pytest -m engines --durations=0
 
+# For example: make bench BENCH="--engines llmrec onnxruntime --repeats 3". Every option: make bench BENCH=--help
+BENCH ?= --long --busy 2
+bench: $(VENV)/.installed  ## Encoders side by side, ours and peers: installs each (5 GB), measures, writes table and chart
+	$(BIN)/python -m benchmarks.encoders --update README.md docs/benchmarks/encoders.md $(BENCH)
+
 lint: $(VENV)/.installed  ## Formatting, lint, types and the direction of imports
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -47,4 +52,4 @@ fix: $(VENV)/.installed  ## Formats and mends what ruff can mend
 	$(BIN)/ruff check --fix .
 
 clean:  ## Removes everything that was built, exported or computed
-	rm -rf $(VENV) .llmrec .services feature_repo/data
+	rm -rf $(VENV) .bench .llmrec .services feature_repo/data
