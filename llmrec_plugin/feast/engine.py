@@ -17,9 +17,10 @@ from __future__ import annotations
 import logging
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
+from itertools import compress
 from typing import Any
 
 import numpy as np
@@ -27,7 +28,7 @@ from feast.infra.common.materialization_job import MaterializationJobStatus, Mat
 from feast.infra.compute_engines.local.compute import LocalComputeEngine
 from feast.infra.compute_engines.local.job import LocalMaterializationJob
 from feast.infra.registry.base_registry import BaseRegistry
-from feast.protos.feast.types.Value_pb2 import FloatList, Value
+from feast.protos.feast.types.Value_pb2 import Value
 from feast.repo_config import FeastConfigBaseModel
 from filelock import FileLock, Timeout
 from pydantic import Field, ValidationError
@@ -36,8 +37,8 @@ from tqdm import tqdm
 from llmrec_plugin.errors import InputError, SettingsError
 from llmrec_plugin.feast.jobs import Job, Selection, count_lost, entity_keys, is_ours, open_job, select, states
 from llmrec_plugin.feast.training import TrainingSource
+from llmrec_plugin.feast.vectors import vector_values
 from llmrec_plugin.feast.writing import writing
-from llmrec_plugin.pipeline.packing import stored_values
 from llmrec_plugin.runtime.cache import RunReport
 from llmrec_plugin.runtime.ledger import Entry
 from llmrec_plugin.runtime.rawrows import Rows, concatenate, to_datetime, to_microseconds
@@ -164,18 +165,11 @@ class _Run:
         self._report = self._report.plus(embedded.report)
         protos = to_protos(self._job, rows, embedded)
         with writing(self._job.config.project):
-            pushed = self._superseded(rows)  # by newer ones, during inference
+            ours = ~self._superseded(rows)  # by newer ones, during inference
             self._job.online_store.online_write_batch(
-                self._job.config,
-                self._job.view,
-                [proto for proto, newer in zip(protos, pushed, strict=True) if not newer],
-                None,
+                self._job.config, self._job.view, list(compress(protos, ours)), None
             )
-            self._job.target.write(
-                Entry(key, int(rows.at[i]), int(rows.created[i]), int(rows.digests[i]), embedded.invalid.get(i))
-                for i, key in enumerate(rows.keys)
-                if not pushed[i]
-            )
+            self._job.target.write(compress(entries(rows, embedded.invalid), ours))
 
     def _still_to_write(self, rows: Rows) -> Rows:
         """Without those of which the store holds a newer one, or this one since before the run was interrupted."""
@@ -286,25 +280,19 @@ class _Bar:
         self._bar.update(rows)
 
 
+def entries(rows: Rows, invalid: Mapping[int, str]) -> Iterator[Entry]:
+    """What the ledger records of rows, those of `invalid` by their number with the reason."""
+    reasons = map(invalid.get, range(len(rows)))
+    return map(Entry, rows.keys, rows.at.tolist(), rows.created.tolist(), rows.digests.tolist(), reasons)
+
+
 def to_protos(job: Job, rows: Rows, embedded: Embedded) -> list[tuple[Any, ...]]:
     """What Feast's online stores write: (entity key, values by name, event timestamp, created timestamp) per row."""
     feature = job.bound.feature
-    values = map(_value, stored_values(feature, embedded.values))
-    created = [to_datetime(int(moment)) if moment else None for moment in rows.created]
-    written = []
-    for key, value, status, at, made in zip(
-        entity_keys(job.view, rows.keys), values, embedded.statuses, rows.at, created, strict=True
-    ):
-        columns = {feature.name: value}
-        if feature.status:
+    values = [{feature.name: value} for value in vector_values(feature, embedded.values)]
+    if feature.status:
+        for columns, status in zip(values, embedded.statuses, strict=True):
             columns[feature.status_name] = Value(string_val=status)
-        written.append((key, columns, to_datetime(int(at)), made))
-    return written
-
-
-def _value(stored: np.ndarray | bytes | None) -> Value:
-    if stored is None:
-        return Value()
-    if isinstance(stored, bytes):
-        return Value(bytes_val=stored)
-    return Value(float_list_val=FloatList(val=stored.tolist()))
+    at = map(to_datetime, rows.at.tolist())
+    created = [to_datetime(moment) if moment else None for moment in rows.created.tolist()]
+    return list(zip(entity_keys(job.view, rows.keys), values, at, created, strict=True))

@@ -16,7 +16,8 @@ from feast.protos.feast.types.Value_pb2 import FloatList, Value
 
 from llmrec_plugin.errors import DeclarationError, FingerprintMismatchError, InputError
 from llmrec_plugin.pipeline.nearest import Block, nearest
-from llmrec_plugin.specs import Metric
+from llmrec_plugin.pipeline.packing import stored_values
+from llmrec_plugin.specs import Metric, TextFeature
 
 Hit: TypeAlias = tuple[datetime | None, EntityKey | None, dict[str, Value] | None]
 """Time, key and features of a row, one of them ``distance``, as Feast's stores return it."""
@@ -79,6 +80,28 @@ def query_vector(values: Sequence[float] | np.ndarray, column: Field) -> np.ndar
     return vector
 
 
+def list_head(length: int) -> bytes:
+    """What comes before the numbers of a serialized list of `length` > 0 floats.
+
+    They follow as they lie in memory, little-endian; going through them number by number, as protobuf's own interface
+    does, takes many times longer.
+    """
+    return Value(float_list_val=FloatList(val=[0.0] * length)).SerializeToString()[: -4 * length]
+
+
+def vector_values(feature: TextFeature, vectors: Sequence[np.ndarray | None]) -> list[Value]:
+    """Feast's values of n vectors of (dims,) float32, as `feature` stores them; an empty one for None."""
+    head = list_head(feature.dims)
+    return [
+        Value()
+        if stored is None
+        else Value(bytes_val=stored)
+        if isinstance(stored, bytes)
+        else Value.FromString(head + stored.astype("<f4", copy=False).tobytes())
+        for stored in stored_values(feature, vectors)
+    ]
+
+
 def decode(rows: Iterable[tuple[bytes, bytes]], column: Field) -> Iterator[Block]:
     """Blocks of the vectors among (key, serialized value) rows; a null is no vector.
 
@@ -86,9 +109,7 @@ def decode(rows: Iterable[tuple[bytes, bytes]], column: Field) -> Iterator[Block
         FingerprintMismatchError: A vector has another length.
     """
     size = 4 * column.vector_length
-    # A list of floats is stored as they lie in memory, after tags and lengths that depend on nothing but its length.
-    # Parsing it number by number would take a hundred times longer.
-    head = Value(float_list_val=FloatList(val=[0.0] * column.vector_length)).SerializeToString()[:-size]
+    head = list_head(column.vector_length)
     rows = iter(rows)
     while chunk := list(islice(rows, ROWS_PER_BLOCK)):
         present = [(bytes(key), bytes(value)) for key, value in chunk if value]

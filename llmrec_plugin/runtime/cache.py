@@ -36,8 +36,7 @@ CREATE TABLE IF NOT EXISTS entries (
 CREATE INDEX IF NOT EXISTS entries_by_use ON entries (used);
 CREATE TABLE IF NOT EXISTS total (bytes INTEGER NOT NULL, entries INTEGER NOT NULL);
 INSERT INTO total SELECT 0, 0 WHERE NOT EXISTS (SELECT 1 FROM total);
-CREATE TRIGGER IF NOT EXISTS entry_added AFTER INSERT ON entries BEGIN
-    UPDATE total SET bytes = bytes + length(NEW.value), entries = entries + 1; END;
+DROP TRIGGER IF EXISTS entry_added;
 CREATE TRIGGER IF NOT EXISTS entry_removed AFTER DELETE ON entries BEGIN
     UPDATE total SET bytes = bytes - length(OLD.value), entries = entries - 1; END;
 CREATE TABLE IF NOT EXISTS runs (
@@ -45,7 +44,7 @@ CREATE TABLE IF NOT EXISTS runs (
     texts INTEGER, cached INTEGER, computed INTEGER, tokens INTEGER, seconds REAL,
     fallback INTEGER NOT NULL DEFAULT 0);
 """
-_SCHEMA_VERSION = 1
+_SCHEMA_VERSION = 2
 _LATER_COLUMNS = {"runs": {"fallback": "INTEGER NOT NULL DEFAULT 0"}}
 
 
@@ -165,11 +164,18 @@ class VectorCache:
         """Stores the vectors of texts, all or none; they are on disk when this returns."""
         now = int(time.time())
         rows = [(_key(fingerprint, text), fingerprint, _encode(vector), now) for text, vector in vectors.items()]
+        rows.sort()  # keys that lie side by side are written side by side
         with self._guard("write"), self._connect("write") as connection, connection:
             connection.execute("BEGIN IMMEDIATE")
-            # Not REPLACE: it would skip the trigger that counts what is removed.
-            connection.executemany("DELETE FROM entries WHERE key = ?", [(row[0],) for row in rows])
-            connection.executemany("INSERT INTO entries VALUES (?, ?, ?, ?)", rows)
+            replaced, replaced_bytes = self._stored(connection, [key for key, *_ in rows])
+            connection.executemany(
+                "INSERT INTO entries VALUES (?, ?, ?, ?) "
+                "ON CONFLICT (key) DO UPDATE SET value = excluded.value, used = excluded.used",
+                rows,
+            )
+            # Counted here and not by a trigger, which would run for each row; few rows are ever deleted.
+            added = len(rows) - replaced, sum(len(value) for _, _, value, _ in rows) - replaced_bytes
+            connection.execute("UPDATE total SET entries = entries + ?, bytes = bytes + ?", added)
             self._evict(connection)
 
     def record(self, report: RunReport) -> None:
@@ -200,6 +206,17 @@ class VectorCache:
         """Closes the file; the next use opens it again."""
         for database in self._databases.values():
             database.close()
+
+    def _stored(self, connection: sqlite3.Connection, keys: Sequence[bytes]) -> tuple[int, int]:
+        """How many of the keys have a value, and the bytes of these."""
+        entries = size = 0
+        for start in range(0, len(keys), KEYS_PER_QUERY):
+            some = keys[start : start + KEYS_PER_QUERY]
+            marks = ",".join("?" * len(some))
+            query = f"SELECT count(*), total(length(value)) FROM entries WHERE key IN ({marks})"  # noqa: S608 - only "?"
+            found, found_bytes = connection.execute(query, some).fetchone()
+            entries, size = entries + found, size + int(found_bytes)
+        return entries, size
 
     def _evict(self, connection: sqlite3.Connection) -> None:
         (size,) = connection.execute("SELECT bytes FROM total").fetchone()

@@ -16,9 +16,8 @@ import sqlite3
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import astuple, dataclass, fields
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 from llmrec_plugin.errors import LedgerError
 from llmrec_plugin.runtime.database import KEYS_PER_QUERY, Database
@@ -37,8 +36,7 @@ CREATE INDEX IF NOT EXISTS invalid_rows ON rows (target) WHERE invalid IS NOT NU
 """
 
 
-@dataclass(frozen=True)
-class Entry:
+class Entry(NamedTuple):
     """The row of one entity that was written.
 
     Attributes:
@@ -166,7 +164,7 @@ class Target:
 
     def write(self, entries: Iterable[Entry]) -> None:
         """Records what was written, all or none; an entity's older entry is replaced."""
-        rows = [(*astuple(entry), self._number) for entry in entries]
+        rows = [(*entry, self._number) for entry in entries]
         with self._ledger._writing() as connection:
             connection.executemany(
                 f"INSERT OR REPLACE INTO rows (target, {_ENTRY}, run) SELECT id, ?, ?, ?, ?, ?, ?, run "  # noqa: S608
@@ -206,10 +204,9 @@ class Target:
             return connection.execute(query, (self._number,)).fetchone()[0]
 
 
-_COLUMNS = [item.name for item in fields(Entry)]
-_ENTRY = ", ".join(_COLUMNS)
+_ENTRY = ", ".join(Entry._fields)
 
 
 def _entry(row: tuple[Any, ...]) -> Entry:
-    values = dict(zip(_COLUMNS, row, strict=True))
-    return Entry(**values | {"pushed": bool(values["pushed"])})
+    key, at, created, digest, invalid, pushed = row
+    return Entry(key, at, created, digest, invalid, bool(pushed))  # SQLite has no booleans

@@ -25,7 +25,11 @@ import pyarrow.parquet as pq
 from feast import FeatureStore
 from feast.infra.online_stores.sqlite import SqliteOnlineStore
 from feast.infra.registry.registry import Registry
+from feast.protos.feast.types.Value_pb2 import FloatList, Value
+from samples import embedding
 
+from llmrec_plugin.feast.vectors import vector_values
+from llmrec_plugin.pipeline.packing import stored_values
 from llmrec_plugin.runtime.cache import VectorCache
 from llmrec_plugin.runtime.ledger import Target
 from llmrec_plugin.runtime.runner import Runner
@@ -259,3 +263,21 @@ def _status(name: str) -> int:
 
 def _moment(day: str) -> Any:
     return datetime.datetime.fromisoformat(day).replace(tzinfo=datetime.UTC)
+
+
+def serialized_values(storage: str, dims: int) -> list[list[str]]:
+    """Serialized values of some vectors, in hexadecimal: ours, and as Feast's own interface makes them."""
+    feature = embedding(storage=storage, dims=dims)
+    rows = np.random.default_rng(0).standard_normal((5, dims)).astype(np.float32)
+    rows[1], rows[2, 0] = 0.0, -0.0
+    vectors = [None, *rows, None, rows[:, ::-1][0]]
+    stored = stored_values(feature, vectors)
+    expected = [
+        Value()
+        if value is None
+        else Value(bytes_val=value)
+        if isinstance(value, bytes)
+        else Value(float_list_val=FloatList(val=value.tolist()))
+        for value in stored
+    ]
+    return [[value.SerializeToString().hex() for value in side] for side in (vector_values(feature, vectors), expected)]

@@ -628,3 +628,10 @@ def test_memory_does_not_grow_with_the_rows(new_repo: Callable[..., Repo]) -> No
         grown.append(memory["peak"] - memory["before"])
     # 16,000 rows more: their protos alone, kept, would be 32 MB.
     assert grown[1] - grown[0] < 16_000
+
+
+@pytest.mark.parametrize("storage", ["list", "float32", "float16", "int8"])
+@pytest.mark.parametrize("dims", [1, 40, 384])
+def test_what_is_written_is_what_feast_would_serialize(repo: Repo, storage: str, dims: int) -> None:
+    ours, feasts = repo.call("engine_steps:serialized_values", storage=storage, dims=dims)
+    assert ours == feasts

@@ -173,7 +173,7 @@ def test_a_folder_that_cannot_be_written_only_warns_and_once(tmp_path, caplog):
 
 def test_a_write_that_fails_stores_all_or_nothing(cache, caplog):
     cache.put_many("a", vectors("one"))
-    damage(cache, "CREATE TRIGGER full BEFORE INSERT ON entries WHEN (SELECT entries FROM total) = 3 "
+    damage(cache, "CREATE TRIGGER full BEFORE INSERT ON entries WHEN (SELECT count(*) FROM entries) = 3 "
                   "BEGIN SELECT RAISE(ABORT, 'disk full'); END")  # fmt: skip
     cache.put_many("a", numbered(0, 5))
     assert "disk full" in caplog.text
@@ -212,14 +212,31 @@ def test_the_bound_holds_after_every_write(tmp_path, bound):
     cache.close()
 
 
+def counted(cache):
+    """Entries and bytes, counted in the file."""
+    connection = sqlite3.connect(cache.path)
+    found = connection.execute("SELECT count(*), total(length(value)) FROM entries").fetchone()
+    connection.close()
+    return found
+
+
 def test_the_count_agrees_with_what_is_stored(tmp_path):
     cache = VectorCache(tmp_path, 400 * BYTES)
     for start in (0, 100, 50, 300, 0):
         cache.put_many("a", numbered(start, start + 200))
-    connection = sqlite3.connect(cache.path)
-    assert connection.execute("SELECT count(*), total(length(value)) FROM entries").fetchone() == cache.size()
-    connection.close()
+        assert cache.size() == counted(cache)
+    cache.put_many("a", {text: vector[:5] for text, vector in numbered(0, 250).items()})  # some replace longer ones
+    assert cache.size() == counted(cache)
     cache.close()
+
+
+def test_a_file_that_counted_by_triggers_is_counted_once(cache):
+    cache.put_many("a", numbered(0, 3))
+    damage(cache, "CREATE TRIGGER entry_added AFTER INSERT ON entries BEGIN UPDATE total SET "
+                  "bytes = bytes + length(NEW.value), entries = entries + 1; END")  # fmt: skip
+    damage(cache, "PRAGMA user_version = 1")
+    cache.put_many("a", numbered(2, 9))
+    assert cache.size() == counted(cache) == (9, 9 * BYTES)
 
 
 # --- runs
