@@ -76,12 +76,14 @@ def main() -> None:
             ways[name] = [lambda s=s, budget=budget: run_all(s, budget) for s in sessions]
         if callers == 1:
             ways["one text of 16 tokens"] = [lambda s=s: run_single(s) for s in sessions]
-    results = [_compare(name, runs, arguments.rounds) for name, runs in ways.items()]
     print(f"{len(lengths)} texts, {int(lengths.sum())} tokens; {arguments.runtimes[1]} / {arguments.runtimes[0]}")
-    print(f"{'':40}{'time, median [range]':>28}{'CPU, median [range]':>28}{'largest difference':>22}")
-    for result in results:
+    print(f"{'':32}{'time, median [range]':>24}{'CPU, median [range]':>24}{'largest difference':>22}", flush=True)
+    results = []
+    for name, runs in ways.items():
+        result = _compare(name, runs, arguments.rounds)
+        results.append(result)
         ratios = ["{:.2f} [{:.2f}, {:.2f}]".format(*_spread(result[kind])) for kind in ("time", "cpu")]
-        print(f"{result['what']:40}{ratios[0]:>28}{ratios[1]:>28}{result['difference']:>22.1e}")
+        print(f"{result['what']:32}{ratios[0]:>24}{ratios[1]:>24}{result['difference']:>22.1e}", flush=True)
     if arguments.output:
         packages = {name: version(name) for name in ("onnxruntime", "openvino", "llmrec-plugin")}
         machine = {"threads": settings.threads, "machine": platform.machine(), "python": platform.python_version()}

@@ -1,7 +1,7 @@
 """OpenVINO as a runtime: Intel's inference engine, on x86 and ARM CPUs, from the same ONNX file.
 
-It has what ONNX Runtime has not: bfloat16 on CPUs with AMX or AVX-512 BF16. In float32 ONNX Runtime is about as fast or
-faster; docs/how-to/runtimes.md has figures. Needs the extra ``openvino``.
+It has what ONNX Runtime has not: bfloat16 on CPUs with AMX or AVX-512 BF16. In float32 both are about as
+fast; docs/how-to/runtimes.md has figures. Needs the extra ``openvino``.
 """
 
 from __future__ import annotations
