@@ -119,8 +119,8 @@ def _measure(root: Path, engine: str, line: str, rows: int, arguments: argparse.
         declared = {"model": "tiny", "dims": arguments.dims, "max_tokens": 16}
     (repo / "feature_store.yaml").write_text(CONFIGURATION + line + "\n")
     (repo / "features.py").write_text(FEATURES.format(**declared))
-    texts = _texts(rows, arguments.texts)
-    _write(repo, texts)
+    texts = load_texts(rows, arguments.texts)
+    write_source(repo, texts)
     _feast(repo, home, "apply")
 
     runs = [
@@ -132,7 +132,7 @@ def _measure(root: Path, engine: str, line: str, rows: int, arguments: argparse.
     results = []
     for name, command in runs if engine == "ours" else runs[:2]:
         if name == "1 % changed":
-            _write(repo, [f"new {text}" if number % 100 == 0 else text for number, text in enumerate(texts)])
+            write_source(repo, [f"new {text}" if number % 100 == 0 else text for number, text in enumerate(texts)])
         seconds, peak = _feast(repo, home, *command, "--views", VIEW)
         report = VectorCache(home / "cache", 2**40).runs()[-1]
         results.append(
@@ -151,7 +151,7 @@ def _measure(root: Path, engine: str, line: str, rows: int, arguments: argparse.
     return results
 
 
-def _texts(rows: int, file: Path | None) -> list[str]:
+def load_texts(rows: int, file: Path | None) -> list[str]:
     if file is not None:
         with gzip.open(file, "rt", encoding="utf-8") as lines:
             texts = [json.loads(line)["description"] for _, line in zip(range(rows), lines, strict=False)]
@@ -162,7 +162,7 @@ def _texts(rows: int, file: Path | None) -> list[str]:
     return [f"{' '.join(row)} {number}" for number, row in enumerate(words)]
 
 
-def _write(repo: Path, texts: list[str]) -> None:
+def write_source(repo: Path, texts: list[str]) -> None:
     times = [START + datetime.timedelta(seconds=number) for number in range(len(texts))]
     table = pa.table(
         {

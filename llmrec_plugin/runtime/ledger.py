@@ -164,12 +164,14 @@ class Target:
 
     def write(self, entries: Iterable[Entry]) -> None:
         """Records what was written, all or none; an entity's older entry is replaced."""
-        rows = [(*entry, self._number) for entry in entries]
+        entries = list(entries)
         with self._ledger._writing() as connection:
+            # Asked in the same transaction, so that no other process begins a run in between.
+            (run,) = connection.execute("SELECT run FROM targets WHERE id = ?", (self._number,)).fetchone()
             connection.executemany(
-                f"INSERT OR REPLACE INTO rows (target, {_ENTRY}, run) SELECT id, ?, ?, ?, ?, ?, ?, run "  # noqa: S608
-                "FROM targets WHERE id = ?", rows,
-            )  # fmt: skip
+                f"INSERT OR REPLACE INTO rows (target, run, {_ENTRY}) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",  # noqa: S608
+                [(self._number, run, *entry) for entry in entries],
+            )
 
     def count(self) -> int:
         """Number of entities."""
