@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +15,13 @@ from benchmarks.encoders import report
 from benchmarks.encoders.engines import ENGINES, select
 
 ROOT = Path(__file__).parents[2]
-SHORT = 300  # single requests of an engine
 
 
 def main() -> None:
     options = parse(sys.argv[1:])
     if not options.render:
-        options.output.write_text(json.dumps(measure(options), indent=1) + "\n", encoding="utf-8")
+        for result in measure(options):  # written after each pass, so that a run cut short leaves something
+            options.output.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     result = json.loads(options.output.read_text(encoding="utf-8"))
     draw(options.output, options.folder)
     for path in options.update:
@@ -38,6 +39,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--timed", type=int, default=512, help="how many of them a timed round encodes")
     parser.add_argument("--repeats", type=int, default=5, help="timed rounds of each corpus")
     parser.add_argument("--starts", type=int, default=3, help="fresh processes of each engine")
+    parser.add_argument("--requests", type=int, default=300, help="single requests of each engine")
     parser.add_argument("--engines", nargs="+", default=[], metavar="NAME", help=", ".join(e.name for e in ENGINES))
     parser.add_argument("--long", action="store_true", help="also texts that fill the model's length")
     parser.add_argument("--busy", type=int, default=0, metavar="N", help="also the mixed corpus beside N busy loops")
@@ -53,7 +55,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     return options
 
 
-def measure(options: argparse.Namespace) -> dict[str, Any]:
+def measure(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     # Only measuring needs the project's dependencies; they take seconds to load.
     from benchmarks.encoders.corpus import SAMPLE, Texts
     from benchmarks.encoders.models import prepare
@@ -67,18 +69,18 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     mixed = texts.mixed(options.count)
     passes = [Pass(mixed, timed)]
     if options.long:
-        passes.append(Pass(texts.long(max(options.count // 8, 1)), max(timed // 8, 1)))
+        passes.append(Pass(texts.long(max(options.count // 8, 1)), max(timed // 8, 1), single=False))
     if options.busy:
         passes.append(Pass(mixed, timed, options.busy))
     plan = Plan(
         engines=engines,
         passes=passes,
-        short=texts.short(SHORT),
+        short=texts.short(options.requests),
         repeats=options.repeats,
         starts=options.starts,
         folder=options.folder,
     )
-    return {"texts": path.name, **Run(plan, model)()}
+    return ({"texts": path.name, **result} for result in Run(plan, model)())
 
 
 def draw(output: Path, folder: Path) -> None:

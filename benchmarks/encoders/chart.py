@@ -13,6 +13,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from benchmarks.encoders import results
+
 OURS, EXACT, OTHER = "#d9480f", "#4c8dd6", "#9aa4af"  # each stands out on white and on black
 INK = "#010203"  # stands for the reader's text color until the file is written
 STYLE = "<style>svg{color:#1f2328}@media(prefers-color-scheme:dark){svg{color:#e6edf3}}</style>"
@@ -41,7 +43,9 @@ def draw(result: dict[str, Any], target: Path) -> None:
     found = next(found for found in result["passes"] if found["corpus"] == "mixed" and not found["busy"])
     rows = sorted(found["rows"], key=lambda row: row["texts_per_s"])
     about = result["engines"]
-    colors = [OURS if about[row["name"]]["ours"] else EXACT if row["cosine_min"] >= 0.99999 else OTHER for row in rows]
+    colors = [
+        OURS if about[row["name"]]["ours"] else EXACT if row["cosine_min"] >= results.EXACT else OTHER for row in rows
+    ]
     panels = (
         ("texts/s (longer is better)", "texts_per_s", "{:.0f}"),
         ("one request, p50 ms (shorter is better)", "p50_ms", "{:.1f}"),

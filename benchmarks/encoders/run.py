@@ -27,6 +27,7 @@ from benchmarks.encoders.models import Model
 
 SEED = 0
 BLOCK = 30  # single requests before the next engine's turn
+WARM_UP = 10  # single requests that do not count
 
 Seen = dict[str, dict[str, Any]]  # by engine: what `results.rows` reads
 
@@ -39,11 +40,13 @@ class Pass:
         corpus: The texts; all of them are compared with the reference.
         timed: How many of them a throughput round encodes, from the first on.
         busy: Busy loops beside.
+        single: Whether single requests are measured, too.
     """
 
     corpus: Corpus
     timed: int
     busy: int = 0
+    single: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,21 +93,25 @@ class Run:
         self._likenesses: dict[str, Seen] = {}
         self._peaks: dict[tuple[Any, ...], dict[str, Any]] = {}
 
-    def __call__(self) -> dict[str, Any]:
-        """The result, as JSON can hold it."""
+    def __call__(self) -> Iterator[dict[str, Any]]:
+        """The result so far after each pass, as JSON can hold it; the last one is the whole."""
         begun = datetime.now(UTC)
         for contestant in self._contestants:
             with contestant.turn():
                 contestant.command = self._command(contestant.engine)
         peaks = Worker([sys.executable, "-m", self._plan.peaks], self._logs / "peaks.log")
+        observed = []
         with closing(peaks), tempfile.TemporaryDirectory() as scratch:
             try:
                 self._start()
-                observed = [self._pass(part, peaks, Path(scratch)) for part in self._plan.passes]
-                about = {contestant.name: contestant.about() for contestant in self._contestants}
+                for part in self._plan.passes:
+                    observed.append(self._pass(part, peaks, Path(scratch)))
+                    yield self._result(begun, observed)
             finally:
                 for contestant in self._contestants:
                     contestant.close()
+
+    def _result(self, begun: datetime, observed: list[dict[str, Any]]) -> dict[str, Any]:
         return {
             "begun": begun.isoformat(timespec="minutes"),
             "minutes": round((datetime.now(UTC) - begun).total_seconds() / 60),
@@ -113,7 +120,7 @@ class Run:
             "reference": self._plan.reference.label,
             "rounds": self._plan.repeats,
             "peaks": list(self._peaks.values()),
-            "engines": about,
+            "engines": {contestant.name: contestant.about() for contestant in self._contestants},
             "passes": [self._figures(found) for found in observed],
         }
 
@@ -158,7 +165,8 @@ class Run:
             for contestant in self._turns():
                 with contestant.turn():
                     seen[contestant.name]["peak_rss_mb"] = contestant.worker.ask("usage")["peak_rss_mb"]
-            self._single(seen, scratch)
+            if part.single:
+                self._single(seen, scratch)
         return {
             "corpus": corpus.name,
             "busy": part.busy,
@@ -208,13 +216,13 @@ class Run:
 
     def _single(self, seen: Seen, scratch: Path) -> None:
         """Fills ``milliseconds``, a block of requests a turn."""
-        say("single requests")
         path = _write(self._plan.short, scratch)
         for contestant in self._turns():
             with contestant.turn():
                 contestant.worker.ask("texts", name="short", path=str(path))
-                contestant.worker.ask("single", name="short", start=0, stop=BLOCK)  # not counted
+                contestant.worker.ask("single", name="short", start=0, stop=WARM_UP)
         for start in range(0, len(self._plan.short.texts), BLOCK):
+            say(f"single requests from number {start + 1} on")
             for contestant in self._turns():
                 with contestant.turn():
                     answer = contestant.worker.ask("single", name="short", start=start, stop=start + BLOCK)
@@ -229,7 +237,7 @@ class Run:
     def _figures(self, found: dict[str, Any]) -> dict[str, Any]:
         """A pass with its rows in place of the observations; engines that fell out on the way have none."""
         inside = {contestant.name for contestant in self._contestants if contestant.failure is None}
-        seen = {name: values for name, values in found.pop("seen").items() if name in inside}
+        seen = {name: values for name, values in found["seen"].items() if name in inside}
         peers = [engine.name for engine in self._plan.engines if not engine.ours]
         rows = results.rows(
             seen,
@@ -241,7 +249,7 @@ class Run:
             plain=self._plan.baseline,
         )
         return {
-            **found,
+            **{key: value for key, value in found.items() if key != "seen"},
             "best_exact_peer": results.best_exact(seen, peers),
             "seconds": {name: [round(value, 4) for value in values["seconds"]] for name, values in seen.items()},
             "rows": [asdict(row) for row in rows],

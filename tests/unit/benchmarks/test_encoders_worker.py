@@ -135,11 +135,12 @@ def test_a_run_goes_on_without_the_engines_that_fail(tmp_path, monkeypatch):
         baseline="peer",
         peaks="fake_engine",
     )
-    result = Run(plan, Model(name="fake", max_tokens=8, dims=8, config=config, **here))()
+    *before, result = Run(plan, Model(name="fake", max_tokens=8, dims=8, config=config, **here))()
 
     failures = {name: about["failure"] for name, about in result["engines"].items() if about["failure"]}
     assert failures == {"late": "ValueError: no more", "none": "ImportError: no such library"}
     quiet, busy = result["passes"]
+    assert [part["passes"] for part in before] == [[quiet]]
     assert (quiet["busy"], busy["busy"]) == (0, 1)
     assert (quiet["texts"], quiet["tokens"], quiet["compared"]) == (10, 30, 20)
     rows = {row["name"]: row for row in quiet["rows"]}
