@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from llmrec_plugin.errors import ArtifactCorruptError, ArtifactMismatchError, ArtifactNotFoundError
-from llmrec_plugin.specs import Pooling, TextFeature, digest
+from llmrec_plugin.specs import Pooling, Precision, TextFeature, digest
 
 MANIFEST = "manifest.json"
 GRAPH = "model.onnx"
@@ -36,7 +36,8 @@ class Manifest:
 
     Attributes:
         model: Name of the model.
-        source: Where the weights came from: the declaration's source and the SHA-256 of the weights.
+        source: Where the weights came from: the declaration's source and the SHA-256 of the weights; also ``layers``
+            and ``rotation`` where the declaration has them.
         pooling: Pooling inside the graph.
         normalize: Whether the graph's output has unit L2 norm.
         dims: Length of the output vector.
@@ -46,12 +47,13 @@ class Manifest:
         inputs: Names of the graph's inputs, of ``input_ids``, ``attention_mask``, ``token_type_ids``
             and ``position_ids``, each (batch, length) int64.
         output: Name of the graph's output, (batch, dims) float32.
-        precision: Number type of the weights, e.g. ``fp32``.
+        precision: Number type of the large matrix products; with ``bf16`` the graph itself is float32.
         files: SHA-256 of every file, by its name in the folder.
-        golden_texts: Texts whose reference vectors are in ``golden.npy``, (len, dims) float32, computed
-            by PyTorch; checked whenever the artifact is loaded.
+        golden_texts: Texts whose reference vectors are in ``golden.npy``, (len, dims) float32; checked whenever the
+            artifact is loaded. Computed by PyTorch for ``fp32``, else by this graph in ONNX Runtime on a CPU.
         versions: Versions of the packages that exported it.
-        parity: The record of the comparison with PyTorch.
+        parity: The record of the comparison with PyTorch, made before the precision was reduced.
+        quality: The record of what precision, layers and prefixes cost against the full fp32 model.
     """
 
     model: str
@@ -64,11 +66,12 @@ class Manifest:
     pad_token_id: int
     inputs: tuple[str, ...]
     output: str
-    precision: str
+    precision: Precision
     files: dict[str, str]
     golden_texts: tuple[str, ...]
     versions: dict[str, str] = field(default_factory=dict)
     parity: dict[str, Any] = field(default_factory=dict)
+    quality: dict[str, Any] = field(default_factory=dict)
     format: int = FORMAT
 
     @property

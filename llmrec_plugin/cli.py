@@ -118,6 +118,14 @@ def models(as_json: bool) -> None:
     _print_json(rows) if as_json else _print_table(rows)
 
 
+def _parse_layers(ctx: click.Context, parameter: click.Parameter, value: str | None) -> tuple[int, ...] | None:
+    """``0,2,4`` as numbers."""
+    try:
+        return tuple(int(part) for part in value.split(",")) if value is not None else None
+    except ValueError as exc:
+        raise click.BadParameter(f"expected layer numbers such as 0,2,4, got {value!r}", ctx, parameter) from exc
+
+
 @main.command()
 @click.argument("model")
 @click.option("--name", help="Name for a model given as a folder or hub id.  [default: the folder's name]")
@@ -127,8 +135,17 @@ def models(as_json: bool) -> None:
 @click.option("--dims", type=click.IntRange(min=1), help="Length of the vector.")
 @click.option("--metric", type=click.Choice(["cosine", "dot", "euclidean"]))
 @click.option("--tolerance", type=float, help="Largest absolute difference to PyTorch that is accepted.")
-def export(model: str, name: str | None, **overrides: Any) -> None:
-    """Exports MODEL to ONNX, compares it with PyTorch, and makes it current.
+@click.option("--precision", type=click.Choice(["fp32", "int8", "fp16", "bf16"]))
+@click.option("--layers", callback=_parse_layers, metavar="N,N,...", help="Transformer layers to keep, e.g. 0,2,4.")
+@click.option("--rotation", type=click.Choice(["pca"]), help="Turn vectors so that prefixes of them lose least.")
+@click.option("--min-overlap", type=click.FloatRange(0, 1), help="Share of neighbors the model must still find.")
+@click.option(
+    "--texts",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Texts to calibrate and measure on: one a line, or .jsonl with `text` or `description`.  [default: built in]",
+)
+def export(model: str, name: str | None, texts: Path | None, **overrides: Any) -> None:
+    """Exports MODEL to ONNX, compares it with PyTorch and with its quality floor, and makes it current.
 
     MODEL is the name of a registered model, a recipe (.toml), a Hugging Face folder, or a hub id with its
     full commit. A folder's own files tell pooling, normalization and lengths; what they do not tell must
@@ -139,11 +156,16 @@ def export(model: str, name: str | None, **overrides: Any) -> None:
     llmrec export onnx_export/recipes/all-minilm-l6-v2.toml
     llmrec export ./my-model --pooling cls --no-normalize --max-tokens 512 --metric dot
     llmrec export intfloat/e5-small-v2@<40 hex digits>
+    llmrec export all-minilm-l6-v2-int8 --texts titles.txt
+    llmrec export ./my-model --name my-model-int8 --precision int8 --min-overlap 0.98
     """
-    from llmrec_plugin.export import export_model  # torch and optimum come in here
+    from llmrec_plugin.export import export_model, read_texts  # torch and optimum come in here
 
-    artifact = export_model(_resolve(model, name, overrides), _store(), report=click.echo)
-    click.secho(f"{artifact.manifest.model}: exported, parity passed, current is now {artifact.id[:16]}", fg="green")
+    measured = read_texts(texts) if texts else None
+    artifact = export_model(_resolve(model, name, overrides), _store(), texts=measured, report=click.echo)
+    click.secho(
+        f"{artifact.manifest.model}: exported, parity and quality passed, current is now {artifact.id[:16]}", fg="green"
+    )
 
 
 @main.command()

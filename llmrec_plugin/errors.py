@@ -21,6 +21,7 @@ inherits the builtin it refines, so callers may catch either::
     ├── RolloutError (RuntimeError)            versions cannot be kept side by side, or not be switched now
     ├── SourceError (RuntimeError)             weights or tokenizer cannot be found or exported
     ├── ParityError (RuntimeError)             the exported graph differs from PyTorch
+    ├── QualityError (RuntimeError)            a reduced model loses more neighbors than its declaration allows
     ├── ProviderError (RuntimeError)           the device asked for cannot be used
     │   └── RemoteError                        an endpoint that serves a model gave no vectors
     ├── EngineError (RuntimeError)             a compute engine or offline store that would lose or repeat work
@@ -128,6 +129,10 @@ class SettingsError(LLMRecError, ValueError):
 
 class ParityError(LLMRecError, RuntimeError):
     """The exported graph and PyTorch disagree by more than the tolerance."""
+
+
+class QualityError(LLMRecError, RuntimeError):
+    """A reduced model finds fewer of the full model's neighbors than its declaration asks; nothing was stored."""
 
 
 class ProviderError(LLMRecError, RuntimeError):

@@ -26,6 +26,7 @@ OnEmpty: TypeAlias = Literal["null", "zeros"]
 Reduction: TypeAlias = Literal["prefix"]
 Storage: TypeAlias = Literal["list", "float32", "float16", "int8"]
 Precision: TypeAlias = Literal["fp32", "int8", "fp16", "bf16"]
+Rotation: TypeAlias = Literal["pca"]
 
 PIPELINE_VERSION = 1
 """Part of every fingerprint: raised when a change of our own code changes the numbers."""
@@ -94,6 +95,17 @@ def _check_positive(owner: str, field: str, value: object) -> None:
         raise DeclarationError(f"{owner}: {field} must be a positive integer, got {value!r}.")
 
 
+def _layers(owner: str, value: object) -> tuple[int, ...]:
+    """Layer indices as a tuple; recipes and JSON give lists."""
+    layers = tuple(value) if isinstance(value, (list, tuple)) else ()
+    wrong = any(not isinstance(layer, int) or isinstance(layer, bool) or layer < 0 for layer in layers)
+    if not layers or wrong or list(layers) != sorted(set(layers)):
+        raise DeclarationError(
+            f"{owner}: layers must be increasing indices from 0, e.g. (0, 2, 4), or None for all; got {value!r}."
+        )
+    return layers
+
+
 def _check_name(kind: str, name: object) -> None:
     if not isinstance(name, str) or not _NAME.match(name) or "__" in name:
         raise DeclarationError(
@@ -119,6 +131,14 @@ class EncoderModel:
         metric: The similarity the model was trained for.
         padding_side: The side on which shorter texts of a batch are padded.
         tolerance: Largest absolute difference to PyTorch that export accepts.
+        precision: Number type of the large matrix products. ``fp32`` gives PyTorch's numbers. The others are faster
+            and coarser: ``int8`` on every CPU, ``fp16`` on GPUs, ``bf16`` where a runtime computes in it.
+        layers: Indices of the transformer layers that are kept, increasing; None keeps all. Fewer layers are faster
+            and give other vectors.
+        rotation: ``pca`` turns the vectors so that the first components vary most, which suits features that keep a
+            prefix of them. Similarities of whole vectors stay as they are.
+        min_overlap: The share of the ten nearest neighbors by the full fp32 model that this one must find too, in
+            [0, 1]; export refuses a model below it.
     """
 
     name: str
@@ -130,6 +150,10 @@ class EncoderModel:
     metric: Metric
     padding_side: Literal["right", "left"] = "right"
     tolerance: float = 1e-5
+    precision: Precision = "fp32"
+    layers: tuple[int, ...] | None = None
+    rotation: Rotation | None = None
+    min_overlap: float = 0.95
 
     def __post_init__(self) -> None:
         owner = f"model {self.name!r}"
@@ -153,6 +177,12 @@ class EncoderModel:
         _check_positive(owner, "max_tokens", self.max_tokens)
         if not _is_number(self.tolerance) or not 0 < self.tolerance <= 1e-2:
             raise DeclarationError(f"{owner}: tolerance must be in (0, 0.01], got {self.tolerance!r}.")
+        _check_choice(owner, "precision", self.precision, get_args(Precision))
+        _check_choice(owner, "rotation", self.rotation, (None, *get_args(Rotation)))
+        if self.layers is not None:
+            object.__setattr__(self, "layers", _layers(owner, self.layers))
+        if not _is_number(self.min_overlap) or not 0 <= self.min_overlap <= 1:
+            raise DeclarationError(f"{owner}: min_overlap must be in [0, 1], got {self.min_overlap!r}.")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,12 +10,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from llmrec_plugin.artifacts import GRAPH
 from llmrec_plugin.errors import DeclarationError, SourceError
 from llmrec_plugin.export.toolchain import quiet, require
 from llmrec_plugin.specs import EncoderModel
 
 OUTPUT = "embedding"
+TOKENS = "last_hidden_state"
+"""The token vectors, (batch, length, dims) float32: what the transformer gives and the pooling takes."""
+
 OPSET = 18
 """Fixed, so that the same weights give the same graph; the first where all reductions take `axes` as an input."""
 
@@ -23,7 +28,8 @@ INPUTS = ("input_ids", "attention_mask", "token_type_ids", "position_ids")
 MASKED_OUT = -1e9
 """Stands in for padding under ``max``: below every activation, and finite even for a row that is all padding."""
 
-_WEIGHTS = f"{GRAPH}_data"
+POOLING = "pooling/"
+"""Begins the names of the nodes behind the transformer: pooling, normalization, rotation."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,12 +37,17 @@ class Graph:
     """A finished graph on disk.
 
     Attributes:
-        files: The graph and, above 2 GB, the file with its weights; all in one folder.
+        path: Where it is.
         inputs: Names of its inputs, each (batch, length) int64.
     """
 
-    files: tuple[Path, ...]
+    path: Path
     inputs: tuple[str, ...]
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The graph and, above 2 GB, the file with its weights; all in one folder."""
+        return tuple(sorted(self.path.parent.glob(f"{self.path.name}*")))
 
 
 def build_graph(model: EncoderModel, source: Path, scratch: Path, target: Path) -> Graph:
@@ -81,10 +92,40 @@ def build_graph(model: EncoderModel, source: Path, scratch: Path, target: Path) 
         )
     add_pooling(graph, model)
     _remove_labels(graph)
-    large = (scratch / _WEIGHTS).is_file()  # Optimum splits where one file would pass protobuf's 2 GB
-    onnx.save_model(graph, target / GRAPH, save_as_external_data=large, location=_WEIGHTS if large else None)
-    onnx.checker.check_model(str(target / GRAPH))
-    return Graph(files=tuple(sorted(target.glob(f"{GRAPH}*"))), inputs=inputs)
+    # Optimum splits where one file would pass protobuf's 2 GB.
+    save_graph(graph, target / GRAPH, split=is_split(scratch / GRAPH))
+    return Graph(path=target / GRAPH, inputs=inputs)
+
+
+def is_split(path: Path) -> bool:
+    """Whether the graph at `path` has its weights in a file of their own."""
+    return _weights(path).is_file()
+
+
+def save_graph(graph: Any, path: Path, *, split: bool) -> None:
+    """Writes an ONNX model to `path`, its weights into a file beside it if `split`, and checks what was written."""
+    onnx = require("onnx")
+    _weights(path).unlink(missing_ok=True)  # onnx overwrites none
+    onnx.save_model(graph, path, save_as_external_data=split, location=_weights(path).name if split else None)
+    onnx.checker.check_model(str(path))
+
+
+def _weights(path: Path) -> Path:
+    return path.with_name(f"{path.name}_data")
+
+
+def rotate_graph(path: Path, axes: np.ndarray) -> None:
+    """Multiplies ``embedding`` of the graph at `path`, in place, by `axes`, (dims, dims) float32."""
+    onnx = require("onnx")
+    split = is_split(path)
+    graph = onnx.load(path)
+    last = next(node for node in graph.graph.node if OUTPUT in node.output)
+    last.output[0] = f"{POOLING}unrotated"
+    matrix = onnx.numpy_helper.from_array(axes, f"{POOLING}axes")
+    graph.graph.initializer.append(matrix)
+    name = f"{POOLING}rotation"
+    graph.graph.node.append(onnx.helper.make_node("MatMul", [last.output[0], matrix.name], [OUTPUT], name=name))
+    save_graph(graph, path, split=split)
 
 
 def add_pooling(graph: Any, model: EncoderModel) -> None:
@@ -94,14 +135,14 @@ def add_pooling(graph: Any, model: EncoderModel) -> None:
         DeclarationError: There are no token vectors of the declared length to pool.
     """
     onnx = require("onnx")
-    tokens = next((item for item in graph.graph.output if item.name == "last_hidden_state"), None)
+    tokens = next((item for item in graph.graph.output if item.name == TOKENS), None)
     dims = tokens.type.tensor_type.shape.dim[-1].dim_value if tokens else 0
     if tokens is None or dims not in (0, model.dims):  # 0: the exporter left the length open
         raise DeclarationError(
             f"model {model.name!r} declares dims={model.dims}, but its token vectors have {dims or 'no'} dims."
         )
     nodes = _Nodes()
-    pooled = _POOLINGS[model.pooling](nodes, "last_hidden_state", "attention_mask")
+    pooled = _POOLINGS[model.pooling](nodes, TOKENS, "attention_mask")
     if model.normalize:
         norm = nodes.add("ReduceL2", pooled, nodes.ints(1), keepdims=1)  # (batch, 1)
         pooled = nodes.add("Div", pooled, nodes.add("Max", norm, nodes.float(1e-12)))
@@ -122,7 +163,7 @@ class _Nodes:
         self.constants: list[Any] = []
 
     def add(self, operator: str, *inputs: str, output: str | None = None, **attributes: Any) -> str:
-        name = f"pooling/{len(self.nodes)}_{operator}"
+        name = f"{POOLING}{len(self.nodes)}_{operator}"
         output = output or name
         self.nodes.append(self._onnx.helper.make_node(operator, list(inputs), [output], name=name, **attributes))
         return output
@@ -134,7 +175,7 @@ class _Nodes:
         return self._constant(self._onnx.TensorProto.FLOAT, [], [value])
 
     def _constant(self, dtype: int, shape: list[int], values: Any) -> str:
-        name = f"pooling/constant_{len(self.constants)}"
+        name = f"{POOLING}constant_{len(self.constants)}"
         self.constants.append(self._onnx.helper.make_tensor(name, dtype, shape, values))
         return name
 

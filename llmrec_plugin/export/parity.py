@@ -155,7 +155,7 @@ def compare(
         vectors = np.concatenate(found).astype(np.float64)
         return vectors[np.argsort(rows)]  # back into the order of `texts`
 
-    alone, ragged = [[row] for row in range(len(texts))], list(_ragged(len(texts)))
+    alone, ragged = [[row] for row in range(len(texts))], list(ragged_batches(len(texts)))
     expected, actual = run(reference, alone), run(graph, alone)
     expected_ragged, actual_ragged = run(reference, ragged), run(graph, ragged)
     pairs = [(expected, actual), (expected_ragged, actual_ragged), (actual, actual_ragged)]
@@ -202,7 +202,7 @@ def _failure(model: EncoderModel, record: ParityRecord) -> str:
     )
 
 
-def _ragged(count: int) -> Iterator[list[int]]:
+def ragged_batches(count: int) -> Iterator[list[int]]:
     """All rows in batches, shuffled, so that short and long texts meet; the same batches every time."""
     order = np.random.default_rng(0).permutation(count).tolist()
     return (order[start : start + _BATCH] for start in range(0, count, _BATCH))

@@ -26,17 +26,8 @@ class Reference:
     """
 
     def __init__(self, model: EncoderModel, folder: Path) -> None:
-        torch = require("torch")
-        transformers = require("transformers")
         self._model = model
-        try:
-            with quiet():
-                self._network = transformers.AutoModel.from_pretrained(
-                    folder, dtype=torch.float32, use_safetensors=True, trust_remote_code=False, local_files_only=True
-                )
-        except (OSError, ValueError, ImportError) as exc:
-            raise SourceError(f"model {model.name!r}: transformers cannot load the weights in {folder}: {exc}") from exc
-        self._network.eval()
+        self._network = load_network(model, folder)
 
     def __call__(self, inputs: Mapping[str, np.ndarray]) -> np.ndarray:
         """The embeddings of a batch.
@@ -55,6 +46,24 @@ class Reference:
             if self._model.normalize:
                 pooled = torch.nn.functional.normalize(pooled, p=2, dim=1, eps=1e-12)
         return np.asarray(pooled.numpy())
+
+
+def load_network(model: EncoderModel, folder: Path) -> Any:
+    """The transformer in `folder` in float32, ready for inference.
+
+    Raises:
+        SourceError: transformers cannot load it.
+    """
+    torch = require("torch")
+    transformers = require("transformers")
+    try:
+        with quiet():
+            network = transformers.AutoModel.from_pretrained(
+                folder, dtype=torch.float32, use_safetensors=True, trust_remote_code=False, local_files_only=True
+            )
+    except (OSError, ValueError, ImportError) as exc:
+        raise SourceError(f"model {model.name!r}: transformers cannot load the weights in {folder}: {exc}") from exc
+    return network.eval()
 
 
 def pool(tokens: Any, mask: Any, pooling: str) -> Any:

@@ -19,7 +19,8 @@ def run(tmp_path, monkeypatch):
 def test_plugins_lists_the_shipped_plugin_and_what_it_declares(run):
     result = run("plugins", "--json")
     (minilm,) = [row for row in json.loads(result.output)["plugins"] if row["plugin"] == "minilm"]
-    assert minilm["models"] == ["all-minilm-l6-v2"]
+    assert minilm["models"][0] == "all-minilm-l6-v2"
+    assert "all-minilm-l6-v2-int8" in minilm["models"]
     assert minilm["package"].startswith("llmrec-plugin ")
     assert minilm["problems"] == []
 
@@ -46,7 +47,7 @@ def test_models_lists_what_is_exported_and_older_artifacts(run, tmp_path):
 def test_an_unknown_model_ends_with_one_line_and_a_suggestion(run):
     result = run("export", "all-minilm-l6-v")
     assert result.exit_code == 1
-    assert "Did you mean 'all-minilm-l6-v2'?" in result.output
+    assert "Did you mean 'all-minilm-l6-v2' or" in result.output
     assert "Traceback" not in result.output
 
 
@@ -54,6 +55,23 @@ def test_options_that_would_contradict_a_declared_model_are_refused(run):
     result = run("export", "all-minilm-l6-v2", "--pooling", "cls")
     assert result.exit_code == 1
     assert "--pooling would contradict it" in result.output
+
+
+def test_reduced_precision_contradicts_a_declared_model_and_texts_do_not(run, tmp_path):
+    result = run("export", "all-minilm-l6-v2", "--precision", "int8", "--layers", "0,2", "--min-overlap", "0.5")
+    assert result.exit_code == 1
+    assert "--precision, --layers, --min-overlap would contradict it" in result.output
+    texts = tmp_path / "texts.txt"
+    texts.write_text("one\ntwo\n")
+    result = run("export", "all-minilm-l6-v2", "--texts", str(texts))
+    assert result.exit_code == 1
+    assert "holds 2 different texts, expected at least 100" in result.output
+
+
+def test_layers_that_are_no_numbers_are_wrong_usage(run):
+    result = run("export", "./model", "--layers", "0;2")
+    assert result.exit_code == 2
+    assert "expected layer numbers such as 0,2,4, got '0;2'" in result.output
 
 
 def test_a_setting_that_is_no_value_ends_with_one_line(run, monkeypatch):

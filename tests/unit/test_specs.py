@@ -145,6 +145,16 @@ def test_a_similarity_that_means_nothing_is_refused(changes, expected):
         ({"tolerance": 0}, "tolerance must be in (0, 0.01], got 0"),
         ({"tolerance": 0.1}, "tolerance must be in (0, 0.01], got 0.1"),
         ({"tolerance": "1e-5"}, "tolerance must be in (0, 0.01], got '1e-5'"),
+        ({"precision": "int4"}, "precision must be one of 'fp32', 'int8', 'fp16', 'bf16', got 'int4'"),
+        ({"rotation": "random"}, "rotation must be one of None, 'pca', got 'random'"),
+        ({"layers": ()}, "layers must be increasing indices from 0, e.g. (0, 2, 4), or None for all; got ()"),
+        ({"layers": (2, 0)}, "layers must be increasing indices"),
+        ({"layers": (0, 0)}, "layers must be increasing indices"),
+        ({"layers": (-1, 0)}, "layers must be increasing indices"),
+        ({"layers": (True,)}, "layers must be increasing indices"),
+        ({"layers": 3}, "layers must be increasing indices"),
+        ({"min_overlap": 1.5}, "min_overlap must be in [0, 1], got 1.5"),
+        ({"min_overlap": "0.9"}, "min_overlap must be in [0, 1], got '0.9'"),
     ],
 )
 def test_a_model_that_means_nothing_is_refused(changes, expected):
@@ -154,6 +164,10 @@ def test_a_model_that_means_nothing_is_refused(changes, expected):
 @pytest.mark.parametrize("source", ["package:module/folder", "path:/weights", f"hub:org/name@{COMMIT}"])
 def test_a_model_may_come_from_a_package_a_folder_or_a_pinned_hub_commit(source):
     assert model(source=source).source == source
+
+
+def test_layers_from_a_recipe_are_the_layers_of_a_declaration():
+    assert model(layers=[0, 2]) == model(layers=(0, 2))
 
 
 @pytest.mark.parametrize("make", [embedding, history, match, model])
