@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import tempfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from llmrec_plugin.export.quality import check, measure
 from llmrec_plugin.export.reduce import Runner, reduce_to_floor
 from llmrec_plugin.export.reference import Reference
 from llmrec_plugin.export.rotation import principal_axes, rotated
+from llmrec_plugin.export.serving import serving_runner
 from llmrec_plugin.export.sources import find_folder, weights_sha256
 from llmrec_plugin.export.statements import check_declaration, read_statements
 from llmrec_plugin.export.texts import Texts, builtin_texts
@@ -42,7 +44,7 @@ def export_model(
         model: What to export.
         store: Where to put it: into the first of its folders.
         texts: Texts to calibrate reduced precision and rotation on, and to measure quality on; default: built in.
-        runner: Runs the graph in ``bf16``; the other precisions need none.
+        runner: Runs the graph in ``bf16``; default: the runtime that would serve it here.
         report: Called with one line of progress at a time, e.g. ``print``.
 
     Returns:
@@ -106,7 +108,8 @@ def export_model(
             check(model, quality)
         else:
             report(f"{model.name}: reducing to {model.precision}")
-            quality = reduce_to_floor(model, graph.path, scratch, embedder, texts, exact, runner)
+            serving = partial(serving_runner, model, inputs=graph.inputs, pad_token_id=tokenizer.pad_token_id)
+            quality = reduce_to_floor(model, graph.path, scratch, embedder, texts, exact, runner or serving)
         report(
             f"{model.name}: finds {quality.overlap_at_10:.4f} of the full model's ten nearest neighbors over "
             f"{quality.texts} texts (floor {quality.floor}), smallest cosine {quality.cosine_min:.5f}; {texts.origin}"

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from llmrec_plugin.errors import DeclarationError, ParityError, ProviderError
+from llmrec_plugin.errors import DeclarationError, ParityError
 from llmrec_plugin.export.calibration import calibrate
 from llmrec_plugin.export.embedding import Embedder
 from llmrec_plugin.export.graph import is_split, save_graph
@@ -60,7 +60,7 @@ def reduce_to_floor(
     embedder: Embedder,
     texts: Texts,
     exact: np.ndarray,
-    runner: Runner | None = None,
+    runner: Runner,
 ) -> QualityRecord:
     """Puts the fastest graph of the declared precision that reaches ``min_overlap`` into `path`.
 
@@ -71,7 +71,7 @@ def reduce_to_floor(
         embedder: Makes the graph's inputs.
         texts: Texts to calibrate and to measure on.
         exact: The full model's vectors of ``texts.measurement``, (n, dims) float32.
-        runner: Runs ``bf16``; the other precisions need none.
+        runner: Runs ``bf16``; the other precisions run in ONNX Runtime on the CPU.
 
     Returns:
         What the graph costs.
@@ -79,7 +79,7 @@ def reduce_to_floor(
     Raises:
         QualityError: No graph reaches the floor.
         ParityError: A text's vector depends on the batch it is in.
-        ProviderError: The precision is ``bf16`` and there is no `runner`.
+        ProviderError: The precision is ``bf16``, which nothing here computes.
         DeclarationError: There is nothing to reduce in this graph.
     """
     everything = parity_texts()
@@ -108,7 +108,7 @@ def _candidates(
     path: Path,
     scratch: Path,
     calibration: Sequence[Mapping[str, np.ndarray]],
-    runner: Runner | None,
+    runner: Runner,
 ) -> Iterator[Reduced]:
     """Reduced graphs, fastest first; each stands in `path` until the next is asked for."""
     if model.precision == "int8":
@@ -117,12 +117,6 @@ def _candidates(
         to_half(path)
         yield Reduced(run=graph_runner(path))
     else:
-        if runner is None:
-            raise ProviderError(
-                f"model {model.name!r}: precision 'bf16' needs a runtime that computes in bfloat16 to measure what it "
-                "costs; ONNX Runtime has no such kernels for CPUs. Install one and a CPU that has the type (AMX or "
-                "AVX512-BF16), or declare precision='int8'."
-            )
         yield Reduced(run=runner(path))
 
 
