@@ -55,7 +55,12 @@ def ours(name: str, label: str, *, artifact: str | None = None, environ: Mapping
     )
 
 
-OURS = (ours("llmrec", "llmrec fp32"),)
+OURS = (
+    ours("llmrec", "llmrec fp32"),
+    ours("llmrec-openvino", "llmrec fp32 in OpenVINO", environ={"LLMREC_RUNTIME": "openvino"}),
+    ours("llmrec-int8", "llmrec int8", artifact="all-minilm-l6-v2-int8"),
+    ours("llmrec-bf16", "llmrec bf16 in OpenVINO", artifact="all-minilm-l6-v2-bf16"),
+)
 
 # The baseline of every ratio: what one writes first.
 PLAIN = Engine(

@@ -7,13 +7,17 @@ import json
 import shutil
 import sys
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from benchmarks.encoders.environments import InstallError
 from llmrec_plugin import artifacts
 from llmrec_plugin.artifacts import ArtifactStore
-from llmrec_plugin.errors import ArtifactNotFoundError
+from llmrec_plugin.errors import ArtifactNotFoundError, LLMRecError
+from llmrec_plugin.export import export_model
 from llmrec_plugin.export.sources import find_folder
+from llmrec_plugin.manager import load_catalogue
 from llmrec_plugin.settings import load_settings
 
 
@@ -90,12 +94,25 @@ def prepare(name: str, folder: Path) -> Model:
     )
 
 
-def _export(name: str) -> artifacts.Artifact:
-    from llmrec_plugin.cli import main
+def ensure(name: str) -> None:
+    """Exports a registered model where it is not exported yet.
 
-    with contextlib.redirect_stdout(sys.stderr):
-        main(["export", name], standalone_mode=False)
-    return ArtifactStore(load_settings().artifact_folders).current(name)
+    Raises:
+        InstallError: It cannot be exported here; the message says why.
+    """
+    try:
+        ArtifactStore(load_settings().artifact_folders).current(name)
+    except ArtifactNotFoundError:
+        try:
+            _export(name)
+        except LLMRecError as exc:
+            raise InstallError(f"llmrec export {name}: {exc}") from exc
+
+
+def _export(name: str) -> artifacts.Artifact:
+    settings = load_settings()
+    model = load_catalogue(settings.disabled_plugins).model(name)
+    return export_model(model, ArtifactStore(settings.artifact_folders), report=partial(print, file=sys.stderr))
 
 
 def _export_for_peers(source: Path, target: Path, max_tokens: int) -> None:

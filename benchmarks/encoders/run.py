@@ -23,7 +23,7 @@ from benchmarks.encoders.corpus import Corpus
 from benchmarks.encoders.engines import PLAIN, REFERENCE, Engine
 from benchmarks.encoders.environments import python_of
 from benchmarks.encoders.flops import matmul_flops
-from benchmarks.encoders.models import Model
+from benchmarks.encoders.models import Model, ensure
 
 SEED = 0
 BLOCK = 30  # single requests before the next engine's turn
@@ -127,6 +127,8 @@ class Run:
     def _command(self, engine: Engine) -> list[str]:
         python = python_of(engine.environment, self._plan.folder)
         options = {**self._model.options(), **engine.options}
+        if "artifact" in engine.options:
+            ensure(engine.options["artifact"])
         return [python, "-m", "benchmarks.encoders.worker", engine.adapter, json.dumps(options)]
 
     def _open(self, engine: Engine, command: list[str]) -> Worker:
