@@ -36,9 +36,10 @@ def find_recipes(names: list[str]) -> list[Path]:
 
 
 def write_record(artifact: Artifact, folder: Path) -> Path:
-    """Writes what is worth committing of the manifest: no texts, and no place on this machine."""
+    """Writes what is worth committing of the manifest: no golden texts, and no place on this machine."""
     manifest = json.loads(artifact.manifest.to_json())
-    record = {key: manifest[key] for key in ("model", "artifact_id", "source", "files", "versions", "parity")}
+    kept = ("model", "artifact_id", "source", "precision", "files", "versions", "parity", "quality")
+    record = {key: manifest[key] for key in kept}
     path = folder / f"{artifact.manifest.model}.json"
     path.write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     return path

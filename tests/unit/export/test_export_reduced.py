@@ -8,7 +8,7 @@ from samples import settings
 
 from llmrec_plugin.artifacts import ArtifactStore
 from llmrec_plugin.errors import DeclarationError, InputError, ParityError, ProviderError, QualityError
-from llmrec_plugin.export import export_model, reduce
+from llmrec_plugin.export import export_model, ladder, reduce
 from llmrec_plugin.export.parity import graph_runner
 from llmrec_plugin.export.rotation import principal_axes
 from llmrec_plugin.export.texts import split
@@ -102,8 +102,7 @@ def test_products_stay_in_float32_until_the_floor_is_met(bert_folder, declare, t
     )
     kept = artifact.manifest.quality["kept_in_fp32"]
     assert shares[0] == 0
-    assert shares == sorted(shares)
-    assert len(kept) == shares[-1] > 1
+    assert len(kept) == shares[-1] == min(share for share in shares if share > 1)
     assert operators(artifact).count("MatMulIntegerToFloat") == 12 - len(kept)
     assert artifact.id != export(precision="int8").id
 
@@ -123,7 +122,7 @@ def test_a_reduced_graph_whose_vectors_depend_on_the_batch_is_refused(
         run = graph_runner(path)
         return lambda inputs: run(inputs) + np.float32(1e-3) * len(inputs["input_ids"])
 
-    monkeypatch.setattr(reduce, "graph_runner", leaking)
+    monkeypatch.setattr(ladder, "graph_runner", leaking)
     with pytest.raises(ParityError, match="in int8: a text's vector depends on its batch"):
         export_model(declare(bert_folder, precision="int8", min_overlap=0), ArtifactStore([tmp_path]), texts=texts)
 
