@@ -59,6 +59,7 @@ OURS = (
     ours("llmrec", "llmrec fp32"),
     ours("llmrec-openvino", "llmrec fp32 in OpenVINO", environ={"LLMREC_RUNTIME": "openvino"}),
     ours("llmrec-int8", "llmrec int8", artifact="all-minilm-l6-v2-int8"),
+    ours("llmrec-int8-fast", "llmrec int8, no product in fp32", artifact="all-minilm-l6-v2-int8-fast"),
     ours("llmrec-bf16", "llmrec bf16 in OpenVINO", artifact="all-minilm-l6-v2-bf16"),
 )
 
