@@ -194,7 +194,9 @@ class _Ways:
         self.runner = runner_for(load_settings())
         self.runner.load(self._bound)
         encoder = self.runner.encoder(self._bound, "online")
-        self._session = encoder._session = TimedSession(encoder._session)
+        # Since runtimes have a contract of their own, the bare session is inside theirs.
+        holder = encoder._opened.session if hasattr(encoder, "_opened") else encoder
+        self._session = holder._session = TimedSession(holder._session)
         self._manifest = encoder.artifact.manifest
         self._tokenizer = encoder._tokenizer(self._bound.feature.max_tokens)
         self._tokens: dict[str, np.ndarray] = {}

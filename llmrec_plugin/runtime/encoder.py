@@ -163,6 +163,11 @@ class Encoder:
         reads_texts = self.runtime.reads == "texts"
         tokenizer = self._tokenizer(max_tokens or self.artifact.manifest.max_tokens)
         tokenize = tokenizer.encode_batch if reads_texts else tokenizer.encode_batch_fast
+        if len(texts) == 1 and not reads_texts:  # a request: nothing to order, nothing to pad
+            ids = np.array([tokenize(list(texts))[0].ids], dtype=np.int64)
+            if ids.size:
+                vectors[:] = opened.session.run(Batch(ids, np.ones_like(ids)))
+            return vectors, ids.size
         step = TEXTS_AHEAD if opened.placement.overlapping else max(len(texts), 1)
         starts = range(0, len(texts), step)
         parts = [list(texts[start : start + step]) for start in starts]
