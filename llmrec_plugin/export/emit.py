@@ -32,7 +32,7 @@ class Emitter:
         self,
         activation: str,
         coding: Coding,
-        weights: str,
+        name: str,
         codes: np.ndarray,
         scales: np.ndarray,
         bias: np.ndarray,
@@ -43,7 +43,7 @@ class Emitter:
         Args:
             activation: Name of the activation, (batch, length, k) float32; it is coded once for all its products.
             coding: How it is coded.
-            weights: Name of the weights, which names the new constants.
+            name: Name of the product, which begins the names of what is new.
             codes: (k, n) int8.
             scales: (n,) float32.
             bias: (n,) float32.
@@ -53,21 +53,21 @@ class Emitter:
         constant_step = 1.0 if coding.step is None else coding.step
         inputs = [
             coded,
-            self._constant(f"{weights}/int8", codes),
+            self._constant(f"{name}/int8", codes),
             self._constant(f"int8/step_{constant_step!r}", np.float32(constant_step)),
-            self._constant(f"{weights}/scales", scales),
+            self._constant(f"{name}/scales", scales),
             self._zero_point(coding),
             "",  # the weights' zero point is 0
         ]
-        added = self._constant(f"{weights}/bias", bias)
+        added = self._constant(f"{name}/bias", bias)
         if steps is None:
             self._node("MatMulIntegerToFloat", [*inputs, added], output, domain=CONTRIB)
             return
-        product = self._node("MatMulIntegerToFloat", inputs, f"{weights}/product", domain=CONTRIB)
-        scaled = self._node("Mul", [product, steps], f"{weights}/scaled")  # (tokens, n) x (tokens, 1)
+        product = self._node("MatMulIntegerToFloat", inputs, f"{name}/product", domain=CONTRIB)
+        scaled = self._node("Mul", [product, steps], f"{name}/scaled")  # (tokens, n) x (tokens, 1)
         width = self._ints(codes.shape[1])
-        shape = self._node("Concat", [f"{activation}/leading", width], f"{weights}/shape", axis=0)
-        shaped = self._node("Reshape", [scaled, shape], f"{weights}/shaped")
+        shape = self._node("Concat", [f"{activation}/leading", width], f"{name}/shape", axis=0)
+        shaped = self._node("Reshape", [scaled, shape], f"{name}/shaped")
         # ONNX Runtime fuses bias and GELU only where it knows the width.
         dims = ["batch_size", "sequence_length", codes.shape[1]]
         self.shapes.append(self._onnx.helper.make_tensor_value_info(shaped, self._onnx.TensorProto.FLOAT, dims))

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from llmrec_plugin.export.calibration import Statistics
-from llmrec_plugin.export.coding import Coding, choose
+from llmrec_plugin.export.coding import GELU_MIN, Coding, choose
 from llmrec_plugin.export.emit import CONTRIB, Emitter
 from llmrec_plugin.export.graph import POOLING
 from llmrec_plugin.export.rounding import round_weights
@@ -49,8 +49,8 @@ class Linear:
 
     @property
     def name(self) -> str:
-        """The name of the weights in the graph."""
-        return str(self.node.input[1])
+        """Its own name in the graph; weights may be shared, as ALBERT's layers do."""
+        return str(self.node.output[0])
 
     @property
     def activation(self) -> str:
@@ -105,7 +105,7 @@ def code_inputs(graph: Any, linears: Sequence[Linear], statistics: Mapping[str, 
             seen,
             [linear.weights for linear in group],
             normalized=_is_normalized(graph, producers.get(activation)),
-            bounded=_is_bounded(activation, producers) and float(seen.low.min()) >= -0.2,
+            bounded=_is_bounded(activation, producers) and float(seen.low.min()) >= GELU_MIN,
         )
         evened = coding.even(seen.sample).astype(np.float64)
         mean = evened.mean(0)
@@ -129,7 +129,7 @@ def quantize(graph: Any, inputs: Mapping[str, CodedInput], *, keep: Collection[s
     Args:
         graph: The float32 model that `inputs` was made from.
         inputs: What `code_inputs` gave.
-        keep: Names of weights to leave in float32.
+        keep: Names of products to leave in float32.
     """
     replaced = {
         linear.node.output[0]: (coded, linear)

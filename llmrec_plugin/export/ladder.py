@@ -36,7 +36,7 @@ class Step:
 
     Attributes:
         run: Runs it in its precision.
-        kept_in_fp32: Names of weights that int8 leaves in float32.
+        kept_in_fp32: Names of products that int8 leaves in float32.
     """
 
     run: Run

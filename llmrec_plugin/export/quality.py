@@ -35,7 +35,7 @@ class QualityRecord:
         floor: The smallest share that the declaration accepts.
         batching_max_abs_diff: Largest difference of a component of a text's vector alone and in a batch.
         prefix: The same share when only the first components are kept, by their number.
-        kept_in_fp32: Weights that int8 leaves in float32 to reach the floor.
+        kept_in_fp32: Products that int8 leaves in float32 to reach the floor.
     """
 
     texts: int

@@ -98,8 +98,8 @@ def operators(graph):
 
 def test_products_of_tokens_are_found_with_their_biases_and_those_behind_the_pooling_are_not():
     up, down = find_linears(block())
-    assert (up.name, up.activation, up.output) == ("up", "normal", "biased")
-    assert (down.name, down.activation, down.output) == ("down", "gelu", "narrow")
+    assert (up.name, up.activation, up.output) == ("wide", "normal", "biased")
+    assert (down.name, down.activation, down.output) == ("narrow", "gelu", "narrow")
     assert up.bias.any()
     assert not down.bias.any()
 
@@ -122,18 +122,37 @@ def test_each_kind_of_activation_gets_its_coding(reduced):
 
 
 def test_weights_to_keep_stay_in_float32(reduced):
-    graph, _ = reduced(keep=["down"])
+    graph, _ = reduced(keep=["narrow"])
     assert operators(graph).count("MatMulIntegerToFloat") == 1
     kept, _ = [item for item in graph.graph.initializer if item.name in ("down", "axes")]
     assert kept.name == "down"
-    everything, _ = reduced(keep=["up", "down"])
+    everything, _ = reduced(keep=["wide", "narrow"])
     np.testing.assert_array_equal(run(everything, tokens(7, 2)), run(block(), tokens(7, 2)))
 
 
 def test_replaced_weights_leave_the_file(reduced):
     names = {item.name for item in reduced()[0].graph.initializer}
     assert {"up", "down", "up_bias"}.isdisjoint(names)
-    assert {"up/int8", "down/int8", "axes"} <= names
+    assert {"wide/int8", "narrow/int8", "axes"} <= names
+
+
+def test_weights_that_two_products_share_are_coded_for_each(tmp_path):
+    graph = block()
+    second = onnx.helper.make_node("MatMul", ["x", "up"], ["raw"])
+    graph.graph.node.append(second)
+    graph.graph.output.append(onnx.ValueInfoProto(name="raw"))
+    onnx.save(graph, tmp_path / "graph.onnx")
+    linears = find_linears(graph)
+    names = [linear.activation for linear in linears]
+    inputs = [feed(values[None]) for values in tokens(1, 40)]
+    coded = code_inputs(graph, linears, calibrate(tmp_path / "graph.onnx", names, inputs, tmp_path))
+    quantize(graph, coded)
+    values = tokens(7, 2)
+    session = onnxruntime.InferenceSession(graph.SerializeToString(), providers=["CPUExecutionProvider"])
+    constants = {item.name: onnx.numpy_helper.to_array(item) for item in block().graph.initializer}
+    raw = session.run(["raw"], feed(values))[0]
+    exact = values @ constants["up"]
+    assert np.square(raw - exact).mean() < 1e-3 * np.square(exact).mean()
 
 
 def test_a_text_has_the_same_values_alone_and_beside_texts_of_any_size(reduced):

@@ -61,3 +61,6 @@ def test_every_recipe_has_a_record_that_passed_with_its_tolerance(path):
     assert parity["passed"]
     assert parity["tolerance"] == model.tolerance
     assert parity["worst_abs_diff"] <= model.tolerance
+    assert record["precision"] == model.precision
+    assert record["quality"]["floor"] == model.min_overlap
+    assert record["quality"]["overlap_at_10"] >= model.min_overlap
