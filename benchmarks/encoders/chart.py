@@ -47,15 +47,15 @@ def draw(result: dict[str, Any], target: Path) -> None:
         OURS if about[row["name"]]["ours"] else EXACT if row["cosine_min"] >= results.EXACT else OTHER for row in rows
     ]
     panels = (
-        ("texts/s (longer is better)", "texts_per_s", "{:.0f}"),
-        ("one request, p50 ms (shorter is better)", "p50_ms", "{:.1f}"),
-        ("peak memory, MB (shorter is better)", "peak_rss_mb", "{:.0f}"),
+        ("texts/s (longer is better)", "texts_per_s"),
+        ("one request, p50 ms (shorter is better)", "p50_ms"),
+        ("peak memory, MB (shorter is better)", "peak_rss_mb"),
     )
     figure, axes = pyplot.subplots(1, 3, sharey=True, figsize=(11, 0.38 * len(rows) + 1.4), layout="constrained")
-    for axis, (title, key, form) in zip(axes, panels, strict=True):
+    for axis, (title, key) in zip(axes, panels, strict=True):
         values = [row[key] for row in rows]
         bars = axis.barh([about[row["name"]]["label"] for row in rows], values, color=colors, height=0.7)
-        axis.bar_label(bars, [form.format(value) for value in values], padding=3)
+        axis.bar_label(bars, [f"{value:.1f}" if value < 100 else f"{value:.0f}" for value in values], padding=3)
         axis.set_title(title, fontsize=9)
         axis.set_xlim(0, max(values) * 1.18)
         axis.spines[["top", "right", "bottom"]].set_visible(False)
@@ -66,6 +66,8 @@ def draw(result: dict[str, Any], target: Path) -> None:
         Patch(color=OTHER, label="not exact"),
     ]
     figure.legend(handles=legend, loc="outside lower center", ncols=3, frameon=False)
+    if found["texts"] < results.FEW:
+        figure.suptitle(f"{found['texts']} texts a round: too few for a fair comparison", fontsize=9)
     figure.savefig(target, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     pyplot.close(figure)
 

@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from benchmarks.encoders.results import EXACT, NEIGHBORS
+from benchmarks.encoders.results import EXACT, FEW, NEIGHBORS
 
 Result = Mapping[str, Any]
 _MARKED = re.compile(r"(<!-- encoders:([a-z-]+) -->\n).*?(<!-- /encoders:\2 -->)", re.DOTALL)
@@ -116,6 +116,8 @@ def throughput(corpus: str, *, busy: bool) -> Callable[[Result], str]:
             f"{found['compared']} texts. Best exact peer (smallest cosine at least {EXACT}): "
             f"{about[best]['label'] if best else 'none'}."
         )
+        if corpus == "mixed" and found["texts"] < FEW:
+            note += " **Too few for a fair comparison: engines that sort by length have little to sort.**"
         if found["busy"]:
             note += f" Beside {found['busy']} busy loops."
         return f"{table(head, rows)}\n\n{note}"

@@ -144,6 +144,12 @@ def test_ours_stands_out_and_the_fastest_comes_first(result):
     assert names == ["**Us**", "Plain"]
 
 
+def test_a_round_with_nothing_to_sort_is_said_to_be_unfair(result):
+    assert "Too few for a fair comparison" in report.BLOCKS["mixed"](result)
+    result["passes"][0]["texts"] = results.FEW
+    assert "Too few" not in report.BLOCKS["mixed"](result)
+
+
 def test_an_engine_that_failed_is_named_with_its_reason(result):
     assert "Gone: lib 1.0; **not measured: it does not install**" in report.BLOCKS["engines"](result)
 
