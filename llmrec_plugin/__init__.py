@@ -6,22 +6,55 @@ that need them.
 
 from llmrec_plugin.artifacts import Artifact
 from llmrec_plugin.errors import LLMRecError
+from llmrec_plugin.generation import Completion, GenerationSession, Generator, Request, Segment
 from llmrec_plugin.hookspecs import hookimpl
 from llmrec_plugin.inference import Batch, Placement, Runtime, Session
-from llmrec_plugin.specs import EmbeddingFeature, EncoderModel, HistoryEmbeddingFeature, SimilarityFeature
+from llmrec_plugin.specs import (
+    Choice,
+    Decoding,
+    EmbeddingFeature,
+    EncoderModel,
+    GeneratorModel,
+    HistoryEmbeddingFeature,
+    Json,
+    LabelModel,
+    Prompt,
+    Scores,
+    ShortText,
+    SimilarityFeature,
+    Slot,
+    Tags,
+    TokenFeature,
+)
 
 __version__ = "0.1.0"
 
 __all__ = [
     "Artifact",
     "Batch",
+    "Choice",
+    "Completion",
+    "Decoding",
     "EmbeddingFeature",
     "EncoderModel",
+    "GenerationSession",
+    "Generator",
+    "GeneratorModel",
     "HistoryEmbeddingFeature",
+    "Json",
     "LLMRecError",
+    "LabelModel",
     "Placement",
+    "Prompt",
+    "Request",
     "Runtime",
+    "Scores",
+    "Segment",
     "Session",
+    "ShortText",
     "SimilarityFeature",
+    "Slot",
+    "Tags",
+    "TokenFeature",
     "hookimpl",
 ]

@@ -18,15 +18,16 @@ import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Generic, Literal, TypeAlias, TypeVar
 
 from llmrec_plugin.errors import ArtifactCorruptError, ArtifactMismatchError, ArtifactNotFoundError
-from llmrec_plugin.specs import Pooling, Precision, TextFeature, digest
+from llmrec_plugin.specs import GeneratorTask, Pooling, Precision, TextFeature, digest
 
 MANIFEST = "manifest.json"
 GRAPH = "model.onnx"
 TOKENIZER = "tokenizer.json"
 GOLDEN = "golden.npy"
+GOLDEN_PROMPTS = "golden.json"
 FORMAT = 1
 
 
@@ -48,6 +49,8 @@ class Manifest:
             and ``position_ids``, each (batch, length) int64.
         output: Name of the graph's output, (batch, dims) float32.
         precision: Number type of the large matrix products; with ``bf16`` the graph itself is float32.
+        labels: What the components of the output are logits of, for a model that scores labels; else empty.
+        thresholds: Least probability of each label, where there are labels.
         files: SHA-256 of every file, by its name in the folder.
         golden_texts: Texts whose reference vectors are in ``golden.npy``, (len, dims) float32; checked whenever the
             artifact is loaded. Computed by PyTorch for ``fp32``, else by this graph in ONNX Runtime on a CPU.
@@ -69,18 +72,26 @@ class Manifest:
     precision: Precision
     files: dict[str, str]
     golden_texts: tuple[str, ...]
+    labels: tuple[str, ...] = ()
+    thresholds: tuple[float, ...] = ()
     versions: dict[str, str] = field(default_factory=dict)
     parity: dict[str, Any] = field(default_factory=dict)
     quality: dict[str, Any] = field(default_factory=dict)
     format: int = FORMAT
 
+    def __post_init__(self) -> None:
+        for name in ("inputs", "golden_texts", "labels", "thresholds"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))  # JSON has lists
+
     @property
     def artifact_id(self) -> str:
         """64 hex digits over graph, tokenizer and the settings that make the numbers."""
         numeric_files = {name: sha for name, sha in self.files.items() if name != GOLDEN}
+        labels = [[self.labels, self.thresholds]] if self.labels else []
         return digest(
             [
                 self.format,
+                *labels,
                 numeric_files,
                 self.pooling,
                 self.normalize,
@@ -97,12 +108,104 @@ class Manifest:
         return json.dumps({**asdict(self), "artifact_id": self.artifact_id}, indent=2, ensure_ascii=False) + "\n"
 
 
+@dataclass(frozen=True, kw_only=True)
+class ChatTemplate:
+    """What a chat model wants around the parts of a prompt, rendered from the tokenizer's own template at export.
+
+    Attributes:
+        with_system: Before the system text, between it and the user's, and after that, up to where the answer begins.
+        without_system: Before and after the user's text.
+    """
+
+    with_system: tuple[str, str, str]
+    without_system: tuple[str, str]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "with_system", tuple(self.with_system))  # JSON has lists
+        object.__setattr__(self, "without_system", tuple(self.without_system))
+
+
+@dataclass(frozen=True, kw_only=True)
+class GeneratorManifest:
+    """What an exported generator is, and the proof that it writes what its PyTorch original writes.
+
+    The files of a ``causal`` model are ``model.onnx``, of ``seq2seq`` ``encoder.onnx``, ``decoder.onnx`` (first token)
+    and ``decoder_with_past.onnx``; both have ``tokenizer.json`` and ``golden.json``.
+
+    Attributes:
+        model: Name of the model.
+        source: Where the weights came from: the declaration's source and the SHA-256 of the weights.
+        task: ``causal`` or ``seq2seq``.
+        max_tokens: Longest prompt and output together (``causal``), or longest of either (``seq2seq``), in tokens.
+        vocab_size: Length of the logits.
+        layers: Layers with a key-value cache.
+        kv_heads: Heads of keys and values of each.
+        head_dim: Size of each head.
+        prefix_ids: Tokens before every prompt, e.g. the beginning of the sequence.
+        suffix_ids: Tokens after every prompt, e.g. the end of the sequence for an encoder.
+        eos_token_ids: Tokens that end the output.
+        pad_token_id: Token id used for padding.
+        decoder_start_token_id: First input of the decoder of a ``seq2seq`` model.
+        chat: The chat template, for models that expect one.
+        attention: ``fused``: the graph reads and writes the cache in place and its rows need not be at the same
+            position; ``plain``: the graph as it was exported, which gives back a longer cache each step.
+        precision: Number type of the matrix products.
+        files: SHA-256 of every file, by its name in the folder.
+        versions: Versions of the packages that exported it.
+        parity: The record of the comparison with PyTorch, token by token.
+        quality: Measured quality on texts that were not trained on, for models that the project trains.
+    """
+
+    model: str
+    source: dict[str, str]
+    task: GeneratorTask
+    max_tokens: int
+    vocab_size: int
+    layers: int
+    kv_heads: int
+    head_dim: int
+    eos_token_ids: tuple[int, ...]
+    pad_token_id: int
+    files: dict[str, str]
+    prefix_ids: tuple[int, ...] = ()
+    suffix_ids: tuple[int, ...] = ()
+    decoder_start_token_id: int | None = None
+    chat: ChatTemplate | None = None
+    attention: Literal["fused", "plain"] = "plain"
+    precision: Precision = "fp32"
+    versions: dict[str, str] = field(default_factory=dict)
+    parity: dict[str, Any] = field(default_factory=dict)
+    quality: dict[str, Any] = field(default_factory=dict)
+    kind: Literal["generator"] = "generator"
+    format: int = FORMAT
+
+    def __post_init__(self) -> None:
+        for name in ("eos_token_ids", "prefix_ids", "suffix_ids"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))  # JSON has lists
+        if isinstance(self.chat, dict):
+            object.__setattr__(self, "chat", ChatTemplate(**self.chat))
+
+    @property
+    def artifact_id(self) -> str:
+        """64 hex digits over graphs, tokenizer and the settings that make the tokens."""
+        said = {"model", "source", "files", "versions", "parity", "quality", "attention"}
+        settings = {name: value for name, value in asdict(self).items() if name not in said}
+        files = {name: sha for name, sha in self.files.items() if name != GOLDEN_PROMPTS}
+        return digest([files, settings])
+
+    def to_json(self) -> str:
+        return json.dumps({**asdict(self), "artifact_id": self.artifact_id}, indent=2, ensure_ascii=False) + "\n"
+
+
+AnyManifest = TypeVar("AnyManifest", Manifest, GeneratorManifest)
+
+
 @dataclass(frozen=True)
-class Artifact:
+class _Stored(Generic[AnyManifest]):
     """An exported model in a folder."""
 
     folder: Path
-    manifest: Manifest
+    manifest: AnyManifest
 
     @property
     def id(self) -> str:
@@ -125,6 +228,16 @@ class Artifact:
                     f"{path} of model {self.manifest.model!r}: expected sha256 {expected}, got {actual}. "
                     f"The file is damaged or was replaced; run `llmrec export {self.manifest.model}` again."
                 )
+
+
+@dataclass(frozen=True)
+class GeneratorArtifact(_Stored[GeneratorManifest]):
+    """An exported generator in a folder."""
+
+
+@dataclass(frozen=True)
+class Artifact(_Stored[Manifest]):
+    """An exported encoder, or a model that scores labels, in a folder."""
 
     def check_fits(self, feature: TextFeature) -> None:
         """Checks that this model can compute `feature` as it is declared.
@@ -157,6 +270,9 @@ class Artifact:
             refuse("dims", feature.dims, model.dims, f"A reduction must keep fewer than {model.dims} dims.")
 
 
+AnyArtifact: TypeAlias = Artifact | GeneratorArtifact
+
+
 class ArtifactStore:
     """The artifact folders of this machine, searched in order.
 
@@ -167,8 +283,8 @@ class ArtifactStore:
     def __init__(self, folders: Sequence[Path]) -> None:
         self.folders = tuple(folders)
 
-    def current(self, model: str) -> Artifact:
-        """The artifact that newly published features of `model` use.
+    def current_id(self, model: str) -> str:
+        """The id of the artifact that newly published features of `model` use.
 
         Raises:
             ArtifactNotFoundError: The model was never exported into these folders.
@@ -176,14 +292,51 @@ class ArtifactStore:
         for folder in self.folders:
             pointer = folder / model / "current"
             if pointer.is_file():
-                return self.get(model, pointer.read_text().strip())
+                return pointer.read_text().strip()
         raise ArtifactNotFoundError(
             f"Model {model!r} is not exported: looked in {self._places()}. Run `llmrec export {model}`, "
             "or set LLMREC_ARTIFACTS to the folder that holds it."
         )
 
+    def current(self, model: str) -> Artifact:
+        """The current artifact of an encoder, or of a model that scores labels.
+
+        Raises:
+            ArtifactNotFoundError: The model was never exported into these folders.
+            ArtifactMismatchError: It is a generator.
+        """
+        return self.get(model, self.current_id(model))
+
     def get(self, model: str, artifact_id: str) -> Artifact:
-        """The artifact with exactly this id.
+        """The artifact of an encoder, or of a model that scores labels, with exactly this id.
+
+        Raises:
+            ArtifactNotFoundError: No folder holds it.
+            ArtifactCorruptError: Its manifest cannot be read or has another id.
+            ArtifactMismatchError: It is a generator.
+        """
+        artifact = self.find(model, artifact_id)
+        if not isinstance(artifact, Artifact):
+            raise ArtifactMismatchError(
+                f"Model {model!r} writes text and computes no vectors or labels: name it in a TokenFeature."
+            )
+        return artifact
+
+    def get_generator(self, model: str, artifact_id: str) -> GeneratorArtifact:
+        """The artifact of a generator with exactly this id.
+
+        Raises:
+            ArtifactNotFoundError: No folder holds it.
+            ArtifactCorruptError: Its manifest cannot be read or has another id.
+            ArtifactMismatchError: It is no generator.
+        """
+        artifact = self.find(model, artifact_id)
+        if not isinstance(artifact, GeneratorArtifact):
+            raise ArtifactMismatchError(f"Model {model!r} writes no text: expected one exported from a GeneratorModel.")
+        return artifact
+
+    def find(self, model: str, artifact_id: str) -> AnyArtifact:
+        """The artifact of any kind with exactly this id.
 
         Raises:
             ArtifactNotFoundError: No folder holds it.
@@ -205,7 +358,7 @@ class ArtifactStore:
             "`feast apply` again."
         )
 
-    def add(self, folder: Path) -> Artifact:
+    def add(self, folder: Path) -> AnyArtifact:
         """Moves a finished artifact folder into the store and makes it current.
 
         Adding content that is already there replaces nothing but a damaged copy, so a process that
@@ -225,7 +378,7 @@ class ArtifactStore:
         os.replace(temporary, pointer)
         return read_artifact(target)
 
-    def __iter__(self) -> Iterator[Artifact]:
+    def __iter__(self) -> Iterator[AnyArtifact]:
         """Every artifact of every folder, by model name."""
         for folder in self.folders:
             for manifest in sorted(folder.glob(f"[!.]*/*/{MANIFEST}")):
@@ -243,7 +396,7 @@ def _is_sound(folder: Path) -> bool:
     return True
 
 
-def read_artifact(folder: Path) -> Artifact:
+def read_artifact(folder: Path) -> AnyArtifact:
     """The artifact in `folder`; its files are not read, see `Artifact.verify`.
 
     Raises:
@@ -255,11 +408,10 @@ def read_artifact(folder: Path) -> Artifact:
         values = json.loads(path.read_text(encoding="utf-8"))
         if values.get("format") != FORMAT:
             raise ValueError(f"expected format {FORMAT}, got {values.get('format')!r}")
-        known = {item.name for item in fields(Manifest)}
-        values = {name: value for name, value in values.items() if name in known}
-        values["inputs"] = tuple(values["inputs"])
-        values["golden_texts"] = tuple(values["golden_texts"])
-        manifest = Manifest(**values)
+        kind: type[Manifest | GeneratorManifest]
+        kind = GeneratorManifest if values.get("kind") == "generator" else Manifest
+        known = {item.name for item in fields(kind)}
+        manifest = kind(**{name: value for name, value in values.items() if name in known})
         if not isinstance(manifest.files, dict):
             raise ValueError(f"files must map names to hashes, got {type(manifest.files).__name__}")
         outside = [name for name in manifest.files if Path(name).name != name]
@@ -267,7 +419,7 @@ def read_artifact(folder: Path) -> Artifact:
             raise ValueError(f"file names must be plain, got {outside}")
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as exc:
         raise ArtifactCorruptError(f"{path} is not a readable manifest: {exc}. Export the model again.") from exc
-    return Artifact(folder, manifest)
+    return Artifact(folder, manifest) if isinstance(manifest, Manifest) else GeneratorArtifact(folder, manifest)
 
 
 def sha256_file(path: Path) -> str:

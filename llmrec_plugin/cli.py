@@ -58,6 +58,7 @@ def plugins(as_json: bool) -> None:
             "package": f"{plugin.distribution} {plugin.version}",
             "features": [name for name, item in catalogue.features.items() if item.provenance == plugin],
             "models": [name for name, item in catalogue.models.items() if item.provenance == plugin],
+            "generators": [name for name, item in catalogue.generators.items() if item.provenance == plugin],
             "runtimes": [name for name, item in catalogue.runtimes.items() if item.provenance == plugin],
             "problems": [f"{item.hook}: {item.cause}" for item in catalogue.failures if item.provenance == plugin],
         }

@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING
 import pluggy
 
 if TYPE_CHECKING:
+    from llmrec_plugin.generation import Generator
     from llmrec_plugin.inference import Runtime
-    from llmrec_plugin.specs import EncoderModel, Feature
+    from llmrec_plugin.specs import Feature, Model
 
 PROJECT = "llmrec_plugin"
 
@@ -42,7 +43,7 @@ def llmrec_register_features() -> Iterable[Feature]:  # type: ignore[empty-body]
 
 
 @hookspec
-def llmrec_register_models() -> Iterable[EncoderModel]:  # type: ignore[empty-body]
+def llmrec_register_models() -> Iterable[Model]:  # type: ignore[empty-body]
     """Declares models that ``llmrec export`` can export and that features may name.
 
     Called once per plugin, together with `llmrec_register_features`.
@@ -67,4 +68,19 @@ def llmrec_register_runtimes() -> Iterable[Runtime]:  # type: ignore[empty-body]
 
     An exception, or an item that is not a runtime, is reported with the plugin's name, version and this
     hook; the runtimes of other plugins are not affected.
+    """
+
+
+@hookspec
+def llmrec_register_generators() -> Iterable[Generator]:  # type: ignore[empty-body]
+    """Declares engines that write text.
+
+    Called once per plugin, when a generator is loaded and ``LLMREC_GENERATOR`` names another engine than ONNX Runtime;
+    also by the command line.
+
+    Returns:
+        The plugin's engines, in any order. A name that another plugin declares too is an error naming both.
+
+    An exception, or an item that is not a generator, is reported with the plugin's name, version and this
+    hook; the generators of other plugins are not affected.
     """

@@ -13,15 +13,17 @@ import pluggy
 
 from llmrec_plugin import hookspecs
 from llmrec_plugin.errors import NameCollisionError, UnknownNameError
+from llmrec_plugin.generation import Generator
 from llmrec_plugin.inference import Runtime
 from llmrec_plugin.registry import Catalogue, PluginFailure, Provenance, Registered
-from llmrec_plugin.specs import EncoderModel, Feature
+from llmrec_plugin.specs import Feature, Model
 
 ENTRY_POINT_GROUP = "llmrec_plugin"
 _HOOKS: dict[str, tuple[type, ...]] = {
     "llmrec_register_features": get_args(Feature),
-    "llmrec_register_models": (EncoderModel,),
+    "llmrec_register_models": get_args(Model),
     "llmrec_register_runtimes": (Runtime,),
+    "llmrec_register_generators": (Generator,),
 }
 
 
@@ -107,6 +109,7 @@ class Manager:
             features=collected["llmrec_register_features"],
             models=collected["llmrec_register_models"],
             runtimes=collected["llmrec_register_runtimes"],
+            generators=collected["llmrec_register_generators"],
             plugins=(*self._plugins, *self._broken),
             failures=tuple(failures),
             disabled=tuple(self._skipped),

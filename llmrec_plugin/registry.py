@@ -8,10 +8,11 @@ from types import MappingProxyType
 from typing import Generic, TypeVar
 
 from llmrec_plugin.errors import UnknownNameError
+from llmrec_plugin.generation import Generator
 from llmrec_plugin.inference import Runtime
-from llmrec_plugin.specs import EncoderModel, Feature
+from llmrec_plugin.specs import Feature, Model
 
-T = TypeVar("T", bound="Feature | EncoderModel | Runtime")
+T = TypeVar("T", bound="Feature | Model | Runtime | Generator")
 
 
 @dataclass(frozen=True)
@@ -60,14 +61,16 @@ class Catalogue:
         features: Features by name.
         models: Models by name.
         runtimes: Runtimes by name; ONNX Runtime, which is built in, is not among them.
+        generators: Engines that write text by name; ONNX Runtime is not among them.
         plugins: Every plugin that was found and not disabled, whether or not it works.
         failures: What could not be used, and why.
         disabled: Names of plugins that the settings switch off.
     """
 
     features: Mapping[str, Registered[Feature]] = field(default_factory=lambda: MappingProxyType({}))
-    models: Mapping[str, Registered[EncoderModel]] = field(default_factory=lambda: MappingProxyType({}))
+    models: Mapping[str, Registered[Model]] = field(default_factory=lambda: MappingProxyType({}))
     runtimes: Mapping[str, Registered[Runtime]] = field(default_factory=lambda: MappingProxyType({}))
+    generators: Mapping[str, Registered[Generator]] = field(default_factory=lambda: MappingProxyType({}))
     plugins: tuple[Provenance, ...] = ()
     failures: tuple[PluginFailure, ...] = ()
     disabled: tuple[str, ...] = ()
@@ -82,7 +85,7 @@ class Catalogue:
             raise UnknownNameError("feature", name, self.features)
         return self.features[name].declaration
 
-    def model(self, name: str) -> EncoderModel:
+    def model(self, name: str) -> Model:
         """The model of that name.
 
         Raises:

@@ -31,6 +31,8 @@ class Settings:
             works (``LLMREC_DEVICE``; default ``auto``).
         runtime: Name of the runtime that runs models; ``auto`` is ONNX Runtime or, for a precision that it does not
             have, the first that does (``LLMREC_RUNTIME``; default ``auto``).
+        generator: Name of the engine that runs generators; ``auto`` is ONNX Runtime for exported models and
+            ``openai`` for those behind an endpoint (``LLMREC_GENERATOR``; default ``auto``).
         threads: CPU threads for inference (``LLMREC_THREADS``; default: the CPUs this process may use).
         disabled_plugins: Names of plugins not to load (``LLMREC_DISABLE_PLUGINS``, separated by commas).
         progress: Whether batch runs show a progress bar and a summary line (``LLMREC_PROGRESS``, 1 or 0).
@@ -42,6 +44,7 @@ class Settings:
     cache_max_bytes: int
     device: Device
     runtime: str
+    generator: str
     threads: int
     disabled_plugins: frozenset[str]
     progress: bool
@@ -55,6 +58,7 @@ _VARIABLES = (
     "LLMREC_CACHE_MAX_BYTES",
     "LLMREC_DEVICE",
     "LLMREC_RUNTIME",
+    "LLMREC_GENERATOR",
     "LLMREC_THREADS",
     "LLMREC_DISABLE_PLUGINS",
     "LLMREC_PROGRESS",
@@ -101,6 +105,7 @@ def _parse(values: tuple[str | None, ...], _home: tuple[str | None, ...], _folde
         cache_max_bytes=_positive(env, "LLMREC_CACHE_MAX_BYTES", 8 * 2**30),
         device=cast(Device, device),
         runtime=env["LLMREC_RUNTIME"] or "auto",
+        generator=env["LLMREC_GENERATOR"] or "auto",
         threads=_positive(env, "LLMREC_THREADS", cpus),
         disabled_plugins=frozenset(part.strip() for part in env["LLMREC_DISABLE_PLUGINS"].split(",") if part.strip()),
         progress=progress == "1",
