@@ -14,12 +14,13 @@ import string
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Integral, Real
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 from llmrec_plugin.errors import InputError, MissingColumnError
 from llmrec_plugin.specs import HistoryEmbeddingFeature, TextFeature
 
 RowTexts: TypeAlias = tuple[str, ...]
+T = TypeVar("T")
 
 # Control characters but tab and newline, and lone surrogates (which no encoder of UTF-8 accepts).
 _UNSAFE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
@@ -50,22 +51,46 @@ def assemble(feature: TextFeature, columns: Mapping[str, Sequence[Any]]) -> Asse
         InputError: The columns differ in length.
     """
     names, read_row = _reader(feature)
+    rows, invalid = read_each(feature.name, names, columns, read_row, ())
+    return Assembled(rows, invalid)
+
+
+def read_each(
+    feature: str,
+    names: Sequence[str],
+    columns: Mapping[str, Sequence[Any]],
+    read_row: Callable[[tuple[Any, ...]], T],
+    unread: T,
+) -> tuple[list[T], dict[int, str]]:
+    """What `read_row` makes of the values of each row, and why some rows could not be read.
+
+    Args:
+        feature: Name of the feature, for messages.
+        names: The columns whose values a row is given to `read_row` as, in this order.
+        columns: The rows by column, each of length n; further columns are ignored.
+        read_row: Raises `InputError` for a row that cannot be read.
+        unread: Stands for such a row.
+
+    Raises:
+        MissingColumnError: A column is not there.
+        InputError: The columns differ in length.
+    """
     missing = [name for name in names if name not in columns]
     if missing:
-        raise MissingColumnError(feature.name, missing, columns)
+        raise MissingColumnError(feature, missing, columns)
     lengths = {name: len(columns[name]) for name in names}
     if len(set(lengths.values())) > 1:
-        raise InputError(f"Feature {feature.name!r}: expected columns of one length, got {lengths}.")
+        raise InputError(f"Feature {feature!r}: expected columns of one length, got {lengths}.")
 
-    rows: list[RowTexts] = []
+    rows: list[T] = []
     invalid: dict[int, str] = {}
     for number, values in enumerate(zip(*(columns[name] for name in names), strict=True)):
         try:
             rows.append(read_row(values))
         except InputError as exc:
             invalid[number] = str(exc)
-            rows.append(())
-    return Assembled(rows, invalid)
+            rows.append(unread)
+    return rows, invalid
 
 
 def to_text(value: object) -> str:
@@ -119,23 +144,27 @@ def clean(text: str, max_chars: int) -> str:
 @functools.lru_cache(maxsize=64)  # a template need not be parsed for every request
 def _reader(feature: TextFeature) -> tuple[tuple[str, ...], Callable[[tuple[Any, ...]], RowTexts]]:
     """The columns that `feature` reads, and what makes texts of a row of them."""
-    read = _history_reader(feature) if isinstance(feature, HistoryEmbeddingFeature) else _template_reader(feature)
-    return feature.columns, read
+    if isinstance(feature, HistoryEmbeddingFeature):
+        return feature.columns, _history_reader(feature)
+    return feature.columns, template_reader(feature.text, feature.columns, feature.max_chars)  # type: ignore[union-attr]
 
 
-def _template_reader(feature: TextFeature) -> Callable[[tuple[Any, ...]], RowTexts]:
-    order = {name: position for position, name in enumerate(feature.columns)}
+def template_reader(template: str, columns: Sequence[str], max_chars: int) -> Callable[[tuple[Any, ...]], RowTexts]:
+    """What fills `template` from the values of `columns`: one text, or none where no column has any.
+
+    Values and the whole text are cut to `max_chars` characters.
+    """
+    order = {name: position for position, name in enumerate(columns)}
     parts = [
-        (literal, None if name is None else order[name])
-        for literal, name, _, _ in string.Formatter().parse(feature.text)  # type: ignore[union-attr]
+        (literal, None if name is None else order[name]) for literal, name, _, _ in string.Formatter().parse(template)
     ]
 
     def read(values: tuple[Any, ...]) -> RowTexts:
-        texts = [clean(to_text(value), feature.max_chars) for value in values]
+        texts = [clean(to_text(value), max_chars) for value in values]
         if not any(texts):
             return ()
         filled = "".join(literal + ("" if position is None else texts[position]) for literal, position in parts)
-        return (clean(filled, feature.max_chars),)
+        return (clean(filled, max_chars),)
 
     return read
 
