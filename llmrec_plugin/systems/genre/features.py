@@ -171,4 +171,4 @@ def item_schema(categories: Sequence[str]) -> dict[str, Any]:
 
 
 def _prompt(name: str) -> Prompt:
-    return load_prompt(f"package:llmrec_plugin.systems.genre/prompts/{name}.prompt")
+    return load_prompt(f"package:llmrec_plugin.systems.genre/prompts/{name}.md")

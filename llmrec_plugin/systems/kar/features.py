@@ -30,7 +30,7 @@ KNOWLEDGE_ENCODER = EncoderModel(
 )
 """all-MiniLM-L6-v2 under a name of its own, so that its rotation is fitted on knowledge (``llmrec export --texts``)."""
 
-_TEXT = ShortText(max_chars=2000, stop=("\n\n\n",))
+_TEXT = ShortText(max_chars=2000, stop=())
 
 
 def user_preferences(
@@ -193,4 +193,4 @@ def _encoded(encoder: EncoderModel, dims: int) -> dict[str, Any]:
 
 
 def _prompt(name: str) -> Prompt:
-    return load_prompt(f"package:llmrec_plugin.systems.kar/prompts/{name}.prompt")
+    return load_prompt(f"package:llmrec_plugin.systems.kar/prompts/{name}.md")

@@ -51,7 +51,7 @@ def synthetic_query(
         name=name,
         entity=entity,
         model=model,
-        prompt=load_prompt("package:llmrec_plugin.systems.mint/prompts/user_request.prompt"),
+        prompt=load_prompt("package:llmrec_plugin.systems.mint/prompts/user_request.md"),
         output=ShortText(max_chars=1000, min_chars=20),
         columns_of=renamed(columns),
         decoding=Decoding(

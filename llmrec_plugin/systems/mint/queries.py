@@ -180,4 +180,4 @@ def _draw_seed(seed: int, user: Any) -> int:
 
 
 def _likelihood_prompt() -> str:
-    return load_prompt("package:llmrec_plugin.systems.mint/prompts/query_likelihood.prompt").user
+    return load_prompt("package:llmrec_plugin.systems.mint/prompts/query_likelihood.md").user

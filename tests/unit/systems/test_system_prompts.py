@@ -20,7 +20,7 @@ def shipped():
         f"{path.parents[1].name}/{path.stem}": load_prompt(
             f"package:llmrec_plugin.systems.{path.parents[1].name}/prompts/{path.name}"
         )
-        for path in sorted(SYSTEMS.glob("*/prompts/*.prompt"))
+        for path in sorted(SYSTEMS.glob("*/prompts/*.md"))
     }
 
 
