@@ -25,59 +25,69 @@ Triple = tuple[str, str, str]
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainingRecord:
-    """What was trained, and what came of it.
+class TrainingSettings:
+    """How a bi-encoder is trained.
 
     Attributes:
+        max_tokens: Longest input in tokens, special tokens included; longer ones are cut.
+        pooling: How token vectors become one: attention-masked ``mean``, or the first token (``cls``).
+        epochs: Passes over the pairs.
+        batch_size: Pairs of an update; negatives come from the same batch.
+        learning_rate: The largest one.
+        warmup: Share of the steps in which the learning rate rises; it falls linearly to 0 in the rest.
+        margin: How much farther than its document a negative shall be from the request.
+        seed: Of order, negatives and dropout.
+    """
+
+    max_tokens: int
+    pooling: Literal["mean", "cls"] = "mean"
+    epochs: int = 3
+    batch_size: int = 16
+    learning_rate: float = 2e-5
+    warmup: float = 0.1
+    margin: float = 1.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.pooling not in ("mean", "cls"):
+            raise InputError(f"training: pooling must be 'mean' or 'cls', got {self.pooling!r}.")
+        if min(self.epochs, self.max_tokens) < 1 or self.batch_size < 2:
+            raise InputError(f"training: expected epochs >= 1, max_tokens >= 1 and batch_size >= 2, got {self}.")
+        if not (self.learning_rate > 0 and self.margin > 0 and 0 <= self.warmup < 1):
+            raise InputError(f"training: expected learning_rate > 0, margin > 0 and warmup in [0, 1), got {self}.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingRecord:
+    """What was trained, and what came of it; ``training.json`` beside the weights.
+
+    Attributes:
+        settings: As given.
         pairs: Pairs that were trained on.
         dev_pairs: Pairs that were only measured on.
-        epochs: Passes over the pairs.
-        steps: Updates.
-        batch_size: Pairs of an update.
-        learning_rate: The largest, reached after `warmup`.
-        warmup: Share of the steps in which the learning rate rises; it falls linearly to 0 in the rest.
-        margin: Of the loss.
-        pooling: ``mean`` or ``cls``.
-        max_tokens: Longest input, special tokens included.
-        seed: Of order, negatives and dropout.
-        epoch_losses: Mean loss of each epoch.
-        dev_loss_before: Mean loss of the dev pairs before training; NaN without dev pairs.
+        epoch_losses: Mean loss of each epoch, with dropout.
+        dev_loss_before: Mean loss of the dev pairs before training; None without dev pairs.
         dev_loss_after: Mean loss of the dev pairs after training.
     """
 
+    settings: TrainingSettings
     pairs: int
     dev_pairs: int
-    epochs: int
-    steps: int
-    batch_size: int
-    learning_rate: float
-    warmup: float
-    margin: float
-    pooling: str
-    max_tokens: int
-    seed: int
     epoch_losses: tuple[float, ...]
-    dev_loss_before: float
-    dev_loss_after: float
+    dev_loss_before: float | None
+    dev_loss_after: float | None
 
 
 def train_bi_encoder(
     pairs: Sequence[Pair],
     base: Path,
     target: Path,
+    settings: TrainingSettings,
     *,
-    max_tokens: int,
-    pooling: Literal["mean", "cls"] = "mean",
     dev: Sequence[Pair] = (),
-    epochs: int = 3,
-    batch_size: int = 16,
-    learning_rate: float = 2e-5,
-    warmup: float = 0.1,
-    margin: float = 1.0,
-    seed: int = 0,
     report: Callable[[str], None] = lambda line: None,
 ) -> TrainingRecord:
-    """Trains a copy of the encoder in `base` and saves it into `target`, with ``training.json``.
+    """Trains a copy of the encoder in `base` and saves it into `target`.
 
     One encoder reads requests and documents. A pair's negative is another document of its batch, drawn, that is no
     document of the same request. Equal input, seed and thread count give equal weights on one machine.
@@ -86,97 +96,112 @@ def train_bi_encoder(
         pairs: Requests with their documents, e.g. from `keep_likely`.
         base: Hugging Face folder of an encoder: configuration, tokenizer, safetensors weights.
         target: Folder to write; must not exist or be empty.
-        max_tokens: Longest input, special tokens included; longer ones are cut.
-        pooling: How token vectors become one: attention-masked ``mean``, or the first token (``cls``).
+        settings: How.
         dev: Pairs to measure the loss on, before and after.
-        epochs: Passes over the pairs.
-        batch_size: Pairs of an update.
-        learning_rate: The largest one.
-        warmup: Share of the steps in which the learning rate rises.
-        margin: How much farther than its document a negative shall be.
-        seed: Of order, negatives and dropout.
         report: Called with a line after each epoch.
 
     Raises:
-        InputError: There are too few pairs for a negative, a number is out of range, or `target` is not empty.
+        InputError: There are too few pairs for negatives, or `target` is not empty.
         SourceError: `base` holds no encoder in safetensors.
         MissingExtraError: torch or transformers is not installed.
     """
-    _check(pairs, base, target, epochs, batch_size, learning_rate, warmup, margin, max_tokens)
+    _check(pairs, base, target)
     torch = _import("torch")
-    encoder = _Encoder(base, pooling, max_tokens)
-    loss_of = torch.nn.TripletMarginLoss(margin=margin, p=2)
-    order = random.Random(seed)  # noqa: S311  # reproducible, nothing to guess
+    draw = random.Random(settings.seed)  # noqa: S311  # reproducible, nothing to guess
     positives = _positives([*pairs, *dev])
-    held_out = _triples(dev, positives, order)
-    steps = epochs * math.ceil(len(pairs) / batch_size)
-    optimizer = torch.optim.AdamW(encoder.model.parameters(), lr=learning_rate)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, steps, warmup))
-    before = _dev_loss(encoder, loss_of, held_out, batch_size)
-    epoch_losses = []
+    held_out = _triples(dev, positives, draw)
     with torch.random.fork_rng(devices=[]):  # dropout draws from the global generator, which is the caller's
-        torch.manual_seed(seed)
-        for epoch in range(epochs):
-            encoder.model.train()
-            losses, count = 0.0, 0
-            for batch in _batches(pairs, batch_size, order):
-                triples = _triples(batch, positives, order)
-                if not triples:
-                    continue
-                loss = loss_of(*encoder.vectors(triples))
-                optimizer.zero_grad()
-                loss.backward()
-                torch.nn.utils.clip_grad_norm_(encoder.model.parameters(), 1.0)
-                optimizer.step()
-                schedule.step()
-                losses, count = losses + loss.item() * len(triples), count + len(triples)
-            epoch_losses.append(losses / count if count else math.nan)
-            report(f"epoch {epoch + 1} of {epochs}: mean loss {epoch_losses[-1]:.4f} over {count} pairs")
+        torch.manual_seed(settings.seed)
+        encoder = _Encoder(base, settings)
+        before = encoder.mean_loss(held_out)
+        losses = _train(encoder, pairs, positives, draw, settings, report)
+        after = encoder.mean_loss(held_out)
     record = TrainingRecord(
+        settings=settings,
         pairs=len(pairs),
         dev_pairs=len(held_out),
-        epochs=epochs,
-        steps=steps,
-        batch_size=batch_size,
-        learning_rate=learning_rate,
-        warmup=warmup,
-        margin=margin,
-        pooling=pooling,
-        max_tokens=max_tokens,
-        seed=seed,
-        epoch_losses=tuple(epoch_losses),
+        epoch_losses=losses,
         dev_loss_before=before,
-        dev_loss_after=_dev_loss(encoder, loss_of, held_out, batch_size),
+        dev_loss_after=after,
     )
     encoder.save(target, record)
     return record
 
 
+def _train(
+    encoder: _Encoder,
+    pairs: Sequence[Pair],
+    positives: Mapping[str, set[str]],
+    draw: random.Random,
+    settings: TrainingSettings,
+    report: Callable[[str], None],
+) -> tuple[float, ...]:
+    """Trains the encoder in place; the mean loss of each epoch."""
+    torch = _import("torch")
+    steps = settings.epochs * math.ceil(len(pairs) / settings.batch_size)
+    optimizer = torch.optim.AdamW(encoder.model.parameters(), lr=settings.learning_rate)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, steps, settings.warmup))
+    encoder.model.train()
+    epochs = []
+    for epoch in range(1, settings.epochs + 1):
+        losses = []
+        for batch in _batches(pairs, settings.batch_size, draw):
+            triples = _triples(batch, positives, draw)
+            if not triples:
+                continue
+            loss = encoder.loss(triples)
+            optimizer.zero_grad()
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(encoder.model.parameters(), 1.0)
+            optimizer.step()
+            schedule.step()
+            losses += [loss.item()] * len(triples)
+        if not losses:
+            raise InputError("training: no batch holds documents of two requests; raise batch_size.")
+        epochs.append(math.fsum(losses) / len(losses))
+        report(f"epoch {epoch} of {settings.epochs}: mean loss {epochs[-1]:.4f} over {len(losses)} pairs")
+    return tuple(epochs)
+
+
 class _Encoder:
     """A transformer with pooling, as it is trained."""
 
-    def __init__(self, base: Path, pooling: str, max_tokens: int) -> None:
+    def __init__(self, base: Path, settings: TrainingSettings) -> None:
         transformers = _import("transformers")
-        self.pooling, self.max_tokens = pooling, max_tokens
+        self.settings = settings
         self.lower_case = bool(_json(base / "sentence_bert_config.json").get("do_lower_case"))
         self.tokenizer = transformers.AutoTokenizer.from_pretrained(base, local_files_only=True)
         self.model = transformers.AutoModel.from_pretrained(base, local_files_only=True, use_safetensors=True).float()
+        self._triplet_loss = _import("torch").nn.TripletMarginLoss(margin=settings.margin, p=2)
+
+    def loss(self, triples: Sequence[Triple]) -> Any:
+        """Mean loss of the triples, a scalar tensor."""
+        return self._triplet_loss(*self.vectors(triples))
+
+    def mean_loss(self, triples: Sequence[Triple]) -> float | None:
+        """Mean loss of any number of triples, without dropout; None of none."""
+        if not triples:
+            return None
+        self.model.eval()
+        size = self.settings.batch_size
+        parts = [triples[start : start + size] for start in range(0, len(triples), size)]
+        with _import("torch").inference_mode():
+            return math.fsum(self.loss(part).item() * len(part) for part in parts) / len(triples)
 
     def vectors(self, triples: Sequence[Triple]) -> tuple[Any, Any, Any]:
         """Request, document, negative: each (triples, dims) float32."""
         texts = [text for column in zip(*triples, strict=True) for text in column]
         distinct = list(dict.fromkeys(texts))  # a document may be one pair's own and another's negative
-        pooled = self._encode(distinct)
         row = {text: number for number, text in enumerate(distinct)}
-        query, document, negative = pooled[[row[text] for text in texts]].chunk(3)
+        query, document, negative = self._encode(distinct)[[row[text] for text in texts]].chunk(3)
         return query, document, negative
 
     def _encode(self, texts: list[str]) -> Any:
         if self.lower_case:
             texts = [text.lower() for text in texts]
-        batch = self.tokenizer(texts, padding=True, truncation=True, max_length=self.max_tokens, return_tensors="pt")
+        batch = self.tokenizer(texts, padding=True, truncation=True, max_length=self.settings.max_tokens, return_tensors="pt")
         hidden = self.model(**batch).last_hidden_state  # (texts, tokens, dims)
-        if self.pooling == "cls":
+        if self.settings.pooling == "cls":
             return hidden[:, 0]
         mask = batch["attention_mask"].unsqueeze(-1).to(hidden.dtype)
         return (hidden * mask).sum(dim=1) / mask.sum(dim=1)
@@ -189,8 +214,8 @@ class _Encoder:
         steps = [("", "Transformer"), ("1_Pooling", "Pooling")]
         pooling = {
             "word_embedding_dimension": self.model.config.hidden_size,
-            "pooling_mode_cls_token": self.pooling == "cls",
-            "pooling_mode_mean_tokens": self.pooling == "mean",
+            "pooling_mode_cls_token": self.settings.pooling == "cls",
+            "pooling_mode_mean_tokens": self.settings.pooling == "mean",
         }
         files: dict[str, Any] = {
             "modules.json": [
@@ -198,7 +223,7 @@ class _Encoder:
                 for number, (path, kind) in enumerate(steps)
             ],
             "1_Pooling/config.json": pooling,
-            "sentence_bert_config.json": {"max_seq_length": self.max_tokens, "do_lower_case": self.lower_case},
+            "sentence_bert_config.json": {"max_seq_length": self.settings.max_tokens, "do_lower_case": self.lower_case},
             "config_sentence_transformers.json": {"similarity_fn_name": "euclidean"},
             "training.json": asdict(record),
         }
@@ -207,21 +232,21 @@ class _Encoder:
             (folder / name).write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
 
 
-def _batches(pairs: Sequence[Pair], size: int, order: random.Random) -> Iterator[Sequence[Pair]]:
+def _batches(pairs: Sequence[Pair], size: int, draw: random.Random) -> Iterator[Sequence[Pair]]:
     """The pairs in a new order, `size` at a time."""
-    shuffled = order.sample(list(pairs), len(pairs))
+    shuffled = draw.sample(list(pairs), len(pairs))
     for start in range(0, len(shuffled), size):
         yield shuffled[start : start + size]
 
 
-def _triples(batch: Sequence[Pair], positives: Mapping[str, set[str]], order: random.Random) -> list[Triple]:
+def _triples(batch: Sequence[Pair], positives: Mapping[str, set[str]], draw: random.Random) -> list[Triple]:
     """Each pair with the document of another one; a pair for which there is none is left out."""
     documents = list(dict.fromkeys(document for _, document in batch))
     triples = []
     for query, document in batch:
         others = [other for other in documents if other not in positives[query]]
         if others:
-            triples.append((query, document, order.choice(others)))
+            triples.append((query, document, draw.choice(others)))
     return triples
 
 
@@ -232,44 +257,15 @@ def _positives(pairs: Sequence[Pair]) -> dict[str, set[str]]:
     return found
 
 
-def _dev_loss(encoder: _Encoder, loss_of: Any, triples: Sequence[Triple], size: int) -> float:
-    """Mean loss of the triples, without dropout."""
-    if not triples:
-        return math.nan
-    torch = _import("torch")
-    encoder.model.eval()
-    total = 0.0
-    with torch.inference_mode():
-        for start in range(0, len(triples), size):
-            part = triples[start : start + size]
-            total += loss_of(*encoder.vectors(part)).item() * len(part)
-    return total / len(triples)
-
-
 def _rate(step: int, steps: int, warmup: float) -> float:
     """Share of the learning rate at a step: up linearly, down linearly."""
     rising = warmup * steps
     return min(1.0, (step + 1) / rising) if step < rising else (steps - step) / max(1.0, steps - rising)
 
 
-def _check(
-    pairs: Sequence[Pair],
-    base: Path,
-    target: Path,
-    epochs: int,
-    batch_size: int,
-    learning_rate: float,
-    warmup: float,
-    margin: float,
-    max_tokens: int,
-) -> None:
+def _check(pairs: Sequence[Pair], base: Path, target: Path) -> None:
     if len({document for _, document in pairs}) < 2 or len({query for query, _ in pairs}) < 2:
-        raise InputError("train_bi_encoder: expected pairs of two requests and two documents at least.")
-    if min(epochs, max_tokens) < 1 or batch_size < 2 or learning_rate <= 0 or margin <= 0 or not 0 <= warmup < 1:
-        raise InputError(
-            "train_bi_encoder: expected epochs >= 1, max_tokens >= 1, batch_size >= 2, learning_rate > 0, margin > 0 "
-            f"and warmup in [0, 1), got {epochs}, {max_tokens}, {batch_size}, {learning_rate}, {margin}, {warmup}."
-        )
+        raise InputError("training: expected pairs of two requests and two documents at least.")
     if not (base / "config.json").is_file() or not list(base.glob("model*.safetensors")):
         raise SourceError(f"{base}: expected the folder of an encoder, with config.json and model.safetensors.")
     if target.exists() and any(target.iterdir()):

@@ -1,6 +1,7 @@
 """The bi-encoder learns: losses fall on pairs it was not trained on, equal seeds give equal weights, it exports."""
 
 import json
+from dataclasses import replace
 from itertools import permutations
 
 import pytest
@@ -16,7 +17,8 @@ from llmrec_plugin.systems.mint import training  # noqa: E402
 THINGS = "quiet cafe museum trail beach library market tea".split()
 PAIRS = [Pair(f"i want a {one} with {other}", f"the {one} and {other} .") for one, other in permutations(THINGS, 2)]
 DEV, TRAIN = PAIRS[::4], [pair for row, pair in enumerate(PAIRS) if row % 4]
-SETTINGS = {"max_tokens": 16, "epochs": 4, "batch_size": 14, "learning_rate": 2e-3}
+SETTINGS = training.TrainingSettings(max_tokens=16, epochs=4, batch_size=14, learning_rate=2e-3)
+ONCE = replace(SETTINGS, epochs=1)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -31,7 +33,7 @@ def _one_thread():
 def trained(base_folder, tmp_path_factory):
     folder = tmp_path_factory.mktemp("trained") / "bi-encoder"
     lines = []
-    record = training.train_bi_encoder(TRAIN, base_folder, folder, dev=DEV, report=lines.append, **SETTINGS)
+    record = training.train_bi_encoder(TRAIN, base_folder, folder, SETTINGS, dev=DEV, report=lines.append)
     return folder, record, lines
 
 
@@ -39,9 +41,8 @@ def test_the_loss_falls_on_pairs_that_were_not_trained_on(trained):
     _, record, lines = trained
     assert record.dev_loss_after < 0.5 * record.dev_loss_before
     assert record.epoch_losses[-1] < record.epoch_losses[0]
-    assert len(lines) == record.epochs == 4
-    assert record.steps == 4 * 3
-    assert (record.pairs, record.dev_pairs) == (42, 14)
+    assert len(lines) == len(record.epoch_losses) == 4
+    assert (record.pairs, record.dev_pairs, record.settings) == (42, 14, SETTINGS)
 
 
 def test_the_folder_records_the_training_and_states_what_export_must_know(trained):
@@ -66,13 +67,12 @@ def test_the_folder_exports_and_gives_the_trained_vectors(trained, tmp_path):
 def test_equal_seeds_give_equal_weights_and_leave_the_caller_s_draws_alone(base_folder, tmp_path):
     from safetensors.numpy import load_file
 
-    few = {**SETTINGS, "epochs": 1}
     torch.manual_seed(5)
     expected = torch.rand(1)
     torch.manual_seed(5)
     folders = [tmp_path / name for name in ("first", "again", "other")]
     for folder, seed in zip(folders, (1, 1, 2), strict=True):
-        training.train_bi_encoder(TRAIN, base_folder, folder, seed=seed, **few)
+        training.train_bi_encoder(TRAIN, base_folder, folder, replace(ONCE, seed=seed))
     assert torch.rand(1) == expected
     first, again, other = (load_file(folder / "model.safetensors") for folder in folders)
     name = "embeddings.word_embeddings.weight"
@@ -83,7 +83,7 @@ def test_equal_seeds_give_equal_weights_and_leave_the_caller_s_draws_alone(base_
 def test_pooling_by_the_first_token_is_stated_too(base_folder, tmp_path):
     from llmrec_plugin.export import read_model
 
-    training.train_bi_encoder(TRAIN, base_folder, tmp_path / "cls", pooling="cls", **{**SETTINGS, "epochs": 1})
+    training.train_bi_encoder(TRAIN, base_folder, tmp_path / "cls", replace(ONCE, pooling="cls"))
     assert read_model("x", str(tmp_path / "cls"), {}).pooling == "cls"
 
 
@@ -98,7 +98,7 @@ def test_a_negative_is_never_a_document_of_the_same_request():
 
 
 def test_masked_tokens_do_not_move_a_mean(base_folder):
-    encoder = training._Encoder(base_folder, "mean", 16)
+    encoder = training._Encoder(base_folder, SETTINGS)
     encoder.model.eval()
     alone = encoder.vectors([("quiet", "tea", "beach")])[0]
     padded = encoder.vectors([("quiet", "the quiet cafe and the library with tea and books", "beach")])[0]
@@ -115,25 +115,30 @@ def test_the_learning_rate_rises_and_falls_to_nothing():
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
-        ({"pairs": [Pair("q", "a"), Pair("q", "b")]}, "two requests and two documents"),
-        ({"pairs": [Pair("q", "a"), Pair("p", "a")]}, "two requests and two documents"),
         ({"epochs": 0}, "epochs >= 1"),
+        ({"max_tokens": 0}, "max_tokens >= 1"),
         ({"batch_size": 1}, "batch_size >= 2"),
         ({"warmup": 1.0}, "warmup in"),
         ({"margin": 0}, "margin > 0"),
+        ({"learning_rate": float("nan")}, "learning_rate > 0"),
+        ({"pooling": "max"}, "pooling must be 'mean' or 'cls'"),
     ],
 )
-def test_what_cannot_be_trained_is_refused_before_a_model_is_loaded(base_folder, tmp_path, changes, expected):
+def test_settings_that_mean_nothing_are_refused(changes, expected):
     with pytest.raises(InputError, match=expected):
-        training.train_bi_encoder(
-            **{"pairs": TRAIN, "base": base_folder, "target": tmp_path / "new", **SETTINGS, **changes}
-        )
+        replace(SETTINGS, **changes)
 
 
-def test_folders_are_checked(base_folder, tmp_path):
+@pytest.mark.parametrize("pairs", [[], [Pair("q", "a"), Pair("q", "b")], [Pair("q", "a"), Pair("p", "a")]])
+def test_pairs_without_negatives_are_refused(base_folder, tmp_path, pairs):
+    with pytest.raises(InputError, match="two requests and two documents"):
+        training.train_bi_encoder(pairs, base_folder, tmp_path / "new", SETTINGS)
+
+
+def test_folders_are_checked_before_a_model_is_loaded(base_folder, tmp_path):
     with pytest.raises(SourceError, match=r"config\.json"):
-        training.train_bi_encoder(TRAIN, tmp_path, tmp_path / "new", **SETTINGS)
+        training.train_bi_encoder(TRAIN, tmp_path, tmp_path / "new", SETTINGS)
     (tmp_path / "used").mkdir()
     (tmp_path / "used" / "file").write_text("")
     with pytest.raises(InputError, match="is not empty"):
-        training.train_bi_encoder(TRAIN, base_folder, tmp_path / "used", **SETTINGS)
+        training.train_bi_encoder(TRAIN, base_folder, tmp_path / "used", SETTINGS)
