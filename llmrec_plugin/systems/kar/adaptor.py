@@ -94,9 +94,7 @@ class HybridExpertAdaptor(nn.Module):
         shapes = [tuple(vectors.shape) for vectors in knowledge]
         wrong = [shape for shape in shapes if len(shape) != 2 or shape[1] != self.dims or shape[0] != shapes[0][0]]
         if len(shapes) != len(self.gates) or wrong:
-            raise ValueError(
-                f"expected {len(self.gates)} tensors of one shape (batch, {self.dims}), got {shapes}."
-            )
+            raise ValueError(f"expected {len(self.gates)} tensors of one shape (batch, {self.dims}), got {shapes}.")
 
 
 def _experts(count: int, sizes: tuple[int, ...]) -> nn.ModuleList:

@@ -199,7 +199,9 @@ class _Encoder:
     def _encode(self, texts: list[str]) -> Any:
         if self.lower_case:
             texts = [text.lower() for text in texts]
-        batch = self.tokenizer(texts, padding=True, truncation=True, max_length=self.settings.max_tokens, return_tensors="pt")
+        batch = self.tokenizer(
+            texts, padding=True, truncation=True, max_length=self.settings.max_tokens, return_tensors="pt"
+        )
         hidden = self.model(**batch).last_hidden_state  # (texts, tokens, dims)
         if self.settings.pooling == "cls":
             return hidden[:, 0]

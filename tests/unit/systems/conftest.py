@@ -71,9 +71,14 @@ def base_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         torch.manual_seed(0)
         transformers.BertModel(
             transformers.BertConfig(
-                vocab_size=len(vocabulary), hidden_size=32, num_hidden_layers=2, num_attention_heads=4,
-                intermediate_size=64, max_position_embeddings=32, initializer_range=0.2,
-            )  # fmt: skip
+                vocab_size=len(vocabulary),
+                hidden_size=32,
+                num_hidden_layers=2,
+                num_attention_heads=4,
+                intermediate_size=64,
+                max_position_embeddings=32,
+                initializer_range=0.2,
+            )
         ).save_pretrained(folder, safe_serialization=True)
     return folder
 

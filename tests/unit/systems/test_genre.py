@@ -53,7 +53,9 @@ def test_a_title_is_asked_for_behind_its_marker(rendered):
     feature = title_rewrite(model="writer")
     assert feature.output == ShortText(prefix="[newtitle]", max_chars=200)
     assert feature.output.prefix in feature.prompt.system
-    text = rendered(feature, title="You won't believe this bridge", abstract="The Öresund bridge is 25.", category="news")
+    text = rendered(
+        feature, title="You won't believe this bridge", abstract="The Öresund bridge is 25.", category="news"
+    )
     assert text.partition("---\n")[2] == (
         "Heading now: <title>⟦You won't believe this bridge⟧</title>\n"
         "What it says: <abstract>⟦The Öresund bridge is 25.⟧</abstract>\n"

@@ -81,7 +81,9 @@ def test_history_and_answer_are_read_together():
     assert (feature.text, feature.columns) == ("{films}\n{taste}", ("films", "taste"))
 
 
-@pytest.mark.parametrize(("count", "expected"), [(0, 0), (1, 1), (2, 1), (3, 2), (10, 5), (59, 30), (60, 30), (500, 30)])
+@pytest.mark.parametrize(
+    ("count", "expected"), [(0, 0), (1, 1), (2, 1), (3, 2), (10, 5), (59, 30), (60, 30), (500, 30)]
+)
 def test_the_first_half_feeds_the_knowledge_but_no_more_than_thirty(count, expected):
     assert begin_index(count) == expected
 

@@ -44,7 +44,9 @@ def log(*events):
     ).astype({"time": "datetime64[us]"})
 
 
-REVIEWS = st.sampled_from([None, "", "Nice.", "A quiet place with good tea. Too short.", "One two three four five\nsix"])
+REVIEWS = st.sampled_from(
+    [None, "", "Nice.", "A quiet place with good tea. Too short.", "One two three four five\nsix"]
+)
 EVENTS = st.lists(st.tuples(st.integers(0, 3), st.integers(0, 15), st.integers(0, 9), REVIEWS), min_size=1, max_size=40)
 
 
@@ -67,7 +69,9 @@ def test_rows_hold_only_what_the_user_did_before_their_date(events, most, seed):
 
 @given(EVENTS, st.randoms(use_true_random=False))
 def test_what_is_drawn_for_a_user_depends_on_no_other_user_and_on_no_order(events, shuffle):
-    frame = log(*(event for event in {(user, item): (user, item, item, text) for user, item, _, text in events}.values()))
+    frame = log(
+        *(event for event in {(user, item): (user, item, item, text) for user, item, _, text in events}.values())
+    )
     rows = query_rows(frame, most=3, **COLUMNS)
     alone = pd.concat([query_rows(part, most=3, **COLUMNS) for _, part in frame.groupby("user_id")], ignore_index=True)
     pd.testing.assert_frame_equal(rows, alone)
@@ -181,7 +185,7 @@ def test_an_encoder_for_another_metric_is_no_retriever(wrong):
 def test_tied_documents_are_ranked_by_number_downwards():
     assert ranked({"a": 1.0, "c": 1.0, "b": 2.0, "d10": 1.0, "d9": 1.0}) == ["b", "d9", "d10", "c", "a"]
     assert ranked({}) == []
-    with pytest.raises(InputError, match="1 documents have the score NaN, e.g. 'a'"):
+    with pytest.raises(InputError, match="1 documents have the score NaN"):
         ranked({"a": math.nan})
 
 

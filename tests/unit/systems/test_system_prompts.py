@@ -45,7 +45,9 @@ PROMPT = Prompt(name="p", version=1, user="{{title}}", slots=(Slot(name="title")
 
 
 def test_options_are_told_at_the_end_of_the_system_text_and_change_the_fingerprint():
-    prompt = told(Prompt(name="p", version=1, user="{{title}}", system="Choose.\n", slots=PROMPT.slots), "Topics", ["a", "b c"])
+    prompt = told(
+        Prompt(name="p", version=1, user="{{title}}", system="Choose.\n", slots=PROMPT.slots), "Topics", ["a", "b c"]
+    )
     assert prompt.system == "Choose.\nTopics: a; b c"
     assert told(PROMPT, "Topics", ["a"]).system == "Topics: a"
     assert len({told(PROMPT, "Topics", topics).fingerprint for topics in (["a"], ["b"], ["a", "b"], ["b", "a"])}) == 4
