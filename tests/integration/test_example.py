@@ -16,7 +16,7 @@ from integration.host import Processes, clean_environment
 from tiny import export_tiny
 
 from llmrec_plugin.artifacts import ArtifactStore
-from llmrec_plugin.runtime.cache import VectorCache
+from llmrec_plugin.runtime.cache import ValueCache
 
 pytestmark = [
     pytest.mark.feast,
@@ -49,7 +49,7 @@ def demo(processes: Processes, tmp_path_factory: pytest.TempPathFactory) -> dict
     output = _run(
         "examples/ranker/ranker.py", "--seeds", "1", "--output", str(root / "out.json"), folder=root, environ=environ
     )
-    cache = VectorCache(root / "home" / "cache", 2**30)
+    cache = ValueCache(root / "home" / "cache", 2**30)
     runs = cache.runs()
     cache.close()
     return {
