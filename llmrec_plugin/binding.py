@@ -137,9 +137,10 @@ def _bind_tokens(feature: TokenFeature, store: ArtifactStore) -> BoundTokens:
     artifact = store.find(feature.model, store.current_id(feature.model))
     if isinstance(artifact, Artifact):
         _check_labels(feature, artifact)
-    elif isinstance(feature.output, Tags) and not feature.output.vocabulary:
+    elif isinstance(feature.output, Tags) and (not feature.output.vocabulary or feature.output.scores):
         raise DeclarationError(
-            f"Feature {feature.name!r}: model {feature.model!r} writes text, so Tags need a vocabulary to choose from."
+            f"Feature {feature.name!r}: model {feature.model!r} writes text: Tags need a vocabulary to choose from, and "
+            "have no scores. For probabilities declare Scores, or a model that scores labels."
         )
     return BoundTokens(feature, artifact.id)
 

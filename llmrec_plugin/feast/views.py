@@ -176,9 +176,9 @@ def _output_fields(name: str, feature: ColumnFeature, *, stored: bool) -> list[F
     """
     described: dict[str, Any] = {"description": feature.description} if stored else {}
     if isinstance(feature, TokenFeature):
-        kinds = output_columns(feature.output).items()
         fields = [
-            Field(name=name + suffix, dtype=_TYPES[kind], **(described if not suffix else {})) for suffix, kind in kinds
+            Field(name=name + suffix, dtype=_TYPES[kind], **({} if suffix else described))
+            for suffix, kind in output_columns(feature.output).items()
         ]
         return [*fields, *([Field(name=f"{name}_status", dtype=String)] if feature.status else [])]
     index: dict[str, Any] = {}

@@ -29,7 +29,7 @@ class Written(NamedTuple):
     Attributes:
         value: A tuple of strings (tags), a string (choice, text, JSON), a float or a tuple of floats (scores).
         ids: Of tags, their positions in the vocabulary.
-        scores: Of tags, the probability of each; NaN where the model gives none.
+        scores: Of tags of a model that scores labels, the probability of each; NaN for those of a fallback.
     """
 
     value: Any

@@ -42,7 +42,7 @@ class Prepared(NamedTuple, Generic[T]):
     """A loaded encoder, ready for batches.
 
     Attributes:
-        encode: Distinct texts -> their values in order, e.g. (dims,) float32 values; None for one that has no valid value.
+        encode: Distinct texts -> their values in order, e.g. (dims,) float32 vectors; None where there is none.
         token_budget: About how many tokens to encode in one go.
     """
 
@@ -86,7 +86,7 @@ class MicroBatcher(Generic[T]):
         self._keeping = False
         self._draining = 0
         self._waiting: WaitingTexts[T] = WaitingTexts(count_tokens, max_waiting_tokens)
-        self._recent: OrderedDict[str, np.ndarray] = OrderedDict()
+        self._recent: OrderedDict[str, T] = OrderedDict()
         self._unkept: dict[str, T] = {}
 
     def encode(self, texts: Sequence[str], until: float | None = None) -> dict[str, T | None]:
@@ -233,13 +233,13 @@ class MicroBatcher(Generic[T]):
         self._work()
 
     def _hand_out(self, outcomes: dict[str, T | BaseException | None]) -> None:
-        finite = {
+        valid = {
             text: value
             for text, value in outcomes.items()
             if value is not None and not isinstance(value, BaseException)
         }
-        self._unkept |= finite
-        self._recent |= finite
+        self._unkept |= valid
+        self._recent |= valid
         while len(self._recent) > RECENT_TEXTS:
             self._recent.popitem(last=False)
         failed = self._waiting.hand_out(outcomes)

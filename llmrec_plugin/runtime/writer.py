@@ -147,9 +147,8 @@ def labelled(output: Tags, artifact: Artifact, logits: np.ndarray) -> Outcome:
     order = np.argsort(-scores, kind="stable")
     kept = [int(i) for i in order if scores[i] >= least[i] and manifest.labels[i] in position][: output.max_items]
     tags = tuple(manifest.labels[i] for i in kept)
-    return Outcome(
-        Written(tags, tuple(position[tag] for tag in tags), tuple(float(np.float32(scores[i])) for i in kept))
-    )
+    probabilities = tuple(float(np.float32(scores[i])) for i in kept)
+    return Outcome(Written(tags, tuple(position[tag] for tag in tags), probabilities))
 
 
 def _scored(output: Scores, logprobs: np.ndarray) -> Outcome:
@@ -168,7 +167,5 @@ def _parsed(bound: BoundTokens, completion: Completion) -> Outcome:
         value = parse(output, completion.text)
     except InvalidOutputError as exc:
         return Outcome(None, str(exc), completion.lasting)
-    if not isinstance(output, Tags):
-        return Outcome(Written(value), lasting=completion.lasting)
-    ids = tuple(output.vocabulary.index(tag) for tag in value)
-    return Outcome(Written(value, ids, (float("nan"),) * len(value)), lasting=completion.lasting)
+    ids = tuple(map(output.vocabulary.index, value)) if isinstance(output, Tags) else ()
+    return Outcome(Written(value, ids), lasting=completion.lasting)
