@@ -24,6 +24,7 @@ from llmrec_plugin.specs.checks import (
     to_spec,
 )
 from llmrec_plugin.specs.prompts import Prompt
+from llmrec_plugin.specs.schemas import check_schema
 
 DecodingMethod: TypeAlias = Literal["greedy", "beam", "sample"]
 
@@ -152,7 +153,7 @@ class Json:
     """A JSON value that fits a schema, as ``String`` in canonical form (sorted keys, no spaces).
 
     Attributes:
-        schema: JSON Schema, as a mapping or as JSON text.
+        schema: JSON Schema, as a mapping or as JSON text; see `llmrec_plugin.specs.schemas` for what is understood.
     """
 
     schema: str
@@ -168,6 +169,7 @@ class Json:
             text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
         except (TypeError, ValueError) as exc:
             raise DeclarationError(f"json: schema must be JSON Schema, got {schema!r:.80}: {exc}.") from exc
+        check_schema("json", value)
         object.__setattr__(self, "schema", text)
 
 
