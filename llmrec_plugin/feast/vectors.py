@@ -15,8 +15,9 @@ from feast.protos.feast.types.EntityKey_pb2 import EntityKey
 from feast.protos.feast.types.Value_pb2 import FloatList, Int64List, StringList, Value
 
 from llmrec_plugin.errors import DeclarationError, FingerprintMismatchError, InputError
-from llmrec_plugin.pipeline.columns import ColumnType, output_columns, plain_columns
+from llmrec_plugin.pipeline.columns import plain_columns
 from llmrec_plugin.pipeline.nearest import Block, nearest
+from llmrec_plugin.pipeline.outputs import ColumnType, columns_of_output
 from llmrec_plugin.pipeline.packing import stored_values
 from llmrec_plugin.specs import ColumnFeature, Metric, TextFeature, TokenFeature
 
@@ -107,7 +108,7 @@ def value_columns(feature: ColumnFeature, values: Sequence[Any]) -> dict[str, li
     """Feast's values of n values of `feature`, by column, without statuses; an empty one for None."""
     if not isinstance(feature, TokenFeature):
         return {feature.name: vector_values(feature, values)}
-    types = output_columns(feature.output).values()
+    types = [kind for _, kind in columns_of_output(feature.output)]
     columns = plain_columns(feature, values).items()
     return {name: _protos(column, kind) for (name, column), kind in zip(columns, types, strict=True)}
 

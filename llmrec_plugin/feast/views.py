@@ -21,7 +21,7 @@ from llmrec_plugin.errors import DeclarationError
 from llmrec_plugin.feast.patches import FINGERPRINT_TAG, LLMBatchFeatureView
 from llmrec_plugin.feast.training import TrainingSource, project_name
 from llmrec_plugin.feast.vectors import FEAST_METRICS
-from llmrec_plugin.pipeline.columns import ColumnType, output_columns
+from llmrec_plugin.pipeline.outputs import ColumnType, columns_of_output
 from llmrec_plugin.specs import ColumnFeature, GeneratedEmbeddingFeature, HistoryEmbeddingFeature, TokenFeature
 from llmrec_plugin.transform import Transform, source
 
@@ -178,7 +178,7 @@ def _output_fields(name: str, feature: ColumnFeature, *, stored: bool) -> list[F
     if isinstance(feature, TokenFeature):
         fields = [
             Field(name=name + suffix, dtype=_TYPES[kind], **({} if suffix else described))
-            for suffix, kind in output_columns(feature.output).items()
+            for suffix, kind in columns_of_output(feature.output)
         ]
         return [*fields, *([Field(name=f"{name}_status", dtype=String)] if feature.status else [])]
     index: dict[str, Any] = {}

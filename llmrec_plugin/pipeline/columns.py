@@ -10,17 +10,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import numpy as np
 
+from llmrec_plugin.pipeline.outputs import ColumnType, columns_of_output
 from llmrec_plugin.pipeline.packing import stored_values, value_array, value_type
-from llmrec_plugin.specs import ColumnFeature, Output, Scores, Tags, TokenFeature
+from llmrec_plugin.specs import ColumnFeature, Tags, TokenFeature
 
 if TYPE_CHECKING:
     import pyarrow as pa
-
-ColumnType: TypeAlias = Literal["string", "strings", "float", "floats", "ints"]
 
 
 class Written(NamedTuple):
@@ -51,16 +50,6 @@ Value: TypeAlias = np.ndarray | Written | None
 """A row's value: a (dims,) float32 vector or what a model wrote."""
 
 
-def output_columns(output: Output) -> dict[str, ColumnType]:
-    """The columns of an output: what follows the feature's name, and the type."""
-    if isinstance(output, Tags):
-        more: dict[str, ColumnType] = {"_ids": "ints"} if output.ids else {}
-        return {"": "strings", **more, **({"_scores": "floats"} if output.scores else {})}
-    if isinstance(output, Scores):
-        return {"": "floats" if output.of is None else "float"}
-    return {"": "string"}
-
-
 def output_fields(feature: ColumnFeature) -> list[pa.Field]:
     """The arrow columns that `feature` stores: its values and, if declared, their statuses."""
     import pyarrow as pa  # a ranker that fetches over HTTP does without
@@ -68,7 +57,7 @@ def output_fields(feature: ColumnFeature) -> list[pa.Field]:
     status = [pa.field(feature.status_name, pa.string())] if feature.status else []
     if not isinstance(feature, TokenFeature):
         return [pa.field(feature.name, value_type(feature)), *status]
-    columns = output_columns(feature.output).items()
+    columns = columns_of_output(feature.output)
     return [*(pa.field(feature.name + suffix, _arrow_type(kind)) for suffix, kind in columns), *status]
 
 
@@ -89,7 +78,7 @@ def plain_columns(feature: ColumnFeature, values: Sequence[Value]) -> dict[str, 
     if not isinstance(feature, TokenFeature):
         return {feature.name: stored_values(feature, values)}  # type: ignore[arg-type]
     cells: dict[str, list[Any]] = {}
-    for suffix in output_columns(feature.output):
+    for suffix, _ in columns_of_output(feature.output):
         field = suffix.lstrip("_") or "value"
         cells[feature.name + suffix] = [None if value is None else getattr(value, field) for value in values]
     return cells

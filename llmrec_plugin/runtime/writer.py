@@ -20,7 +20,7 @@ from llmrec_plugin.binding import BoundTokens
 from llmrec_plugin.generation import Completion, GenerationSession
 from llmrec_plugin.inference import Profile
 from llmrec_plugin.pipeline.columns import Written
-from llmrec_plugin.pipeline.outputs import InvalidOutputError, parse
+from llmrec_plugin.pipeline.outputs import InvalidOutput, ids_of, parse
 from llmrec_plugin.pipeline.prompts import render
 from llmrec_plugin.runtime.cache import ValueCache
 from llmrec_plugin.runtime.encoder import Encoder
@@ -165,7 +165,7 @@ def _parsed(bound: BoundTokens, completion: Completion) -> Outcome:
         return Outcome(None, completion.error or "the model gave nothing", completion.lasting)
     try:
         value = parse(output, completion.text)
-    except InvalidOutputError as exc:
+    except InvalidOutput as exc:
         return Outcome(None, str(exc), completion.lasting)
-    ids = tuple(map(output.vocabulary.index, value)) if isinstance(output, Tags) else ()
+    ids = ids_of(output, value) if isinstance(output, Tags) else ()
     return Outcome(Written(value, ids), lasting=completion.lasting)
