@@ -68,7 +68,7 @@ def test_every_service_is_ranked_on_all_warm_and_cold_packages(demo: dict[str, A
         assert slice_["lists"] > 100
         for metric in ("ndcg@10", "recall@10", "auc"):
             values = slice_["metrics"][metric]
-            assert values["mean"].keys() == {"ranker_baseline", "ranker_llm", "ranker_shuffled"}
+            assert values["mean"].keys() == {"ranker_baseline", "ranker_llm", "ranker_tags", "ranker_shuffled"}
             assert all(0.3 < value <= 1 for value in values["mean"].values())
             for difference in values["minus_baseline"].values():
                 assert difference["low"] <= difference["mean"] <= difference["high"]
