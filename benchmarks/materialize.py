@@ -41,7 +41,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from tiny import WORDS, export_tiny
 
 from llmrec_plugin.artifacts import ArtifactStore
-from llmrec_plugin.runtime.cache import VectorCache
+from llmrec_plugin.runtime.cache import ValueCache
 
 START = datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC)
 WINDOW = ("2025-01-01", "2026-06-01")
@@ -134,7 +134,7 @@ def _measure(root: Path, engine: str, line: str, rows: int, arguments: argparse.
         if name == "1 % changed":
             write_source(repo, [f"new {text}" if number % 100 == 0 else text for number, text in enumerate(texts)])
         seconds, peak = _feast(repo, home, *command, "--views", VIEW)
-        report = VectorCache(home / "cache", 2**40).runs()[-1]
+        report = ValueCache(home / "cache", 2**40).runs()[-1]
         results.append(
             {
                 "rows": rows,

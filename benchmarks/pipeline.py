@@ -93,7 +93,7 @@ def watch_stages(watch: Stopwatch) -> None:
 
     from llmrec_plugin.feast import engine, jobs
     from llmrec_plugin.runtime import rawrows, runner
-    from llmrec_plugin.runtime.cache import VectorCache
+    from llmrec_plugin.runtime.cache import ValueCache
     from llmrec_plugin.runtime.encoder import Encoder
     from llmrec_plugin.runtime.ledger import Target
 
@@ -103,10 +103,10 @@ def watch_stages(watch: Stopwatch) -> None:
     watch.wrap("ledger", engine, "states", "entries")
     watch.wrap("ledger", jobs, "states")
     watch.wrap("assemble", runner, "assemble")
-    watch.wrap("cache get", VectorCache, "get_many")
+    watch.wrap("cache get", ValueCache, "get_many")
     watch.wrap("inference", Encoder, "encode")
     watch.wrap("finish", runner, "finish", "combine")
-    watch.wrap("cache put", VectorCache, "put_many")
+    watch.wrap("cache put", ValueCache, "put_many")
     watch.wrap("embed", runner.Runner, "embed")
     watch.wrap("messages", engine, "to_protos")
     watch.wrap("online write", SqliteOnlineStore, "online_write_batch")

@@ -7,7 +7,7 @@ In one process, every way is timed once per round, in an order drawn anew, each 
 
     session            the ONNX session alone, on tokens made beforehand
     tokenizer+session  the tokenizer and the session
-    embed              `Runner.embed(..., "on_demand")`
+    embed              `Runner.compute(..., "on_demand")`
     get_online         `FeatureStore.get_online_features` of the on-demand view
     stock view         the same call for a view of Feast's own that returns a vector that is ready
 
@@ -203,7 +203,7 @@ class _Ways:
         self._ways: dict[str, Callable[[str], object]] = {
             "session": lambda text: self._run(self._tokens[text]),
             "tokenizer+session": lambda text: self._run(self._tokenize(text)),
-            "embed": lambda text: self.runner.embed(self._bound, {"query": [text]}, "on_demand"),
+            "embed": lambda text: self.runner.compute(self._bound, {"query": [text]}, "on_demand"),
             "get_online": lambda text: self._get("query_embedding:query_embedding", text),
             "stock view": lambda text: self._get("stock_view:stock_vector", text),
             "back to back": lambda text: self._get("query_embedding:query_embedding", text),

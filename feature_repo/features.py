@@ -11,7 +11,15 @@ from feast import Entity, FeatureService, FeatureView, Field, FileSource, ValueT
 from feast.on_demand_feature_view import on_demand_feature_view
 from feast.types import Array, Float64, Int64, String
 
-from llmrec_plugin import EmbeddingFeature, HistoryEmbeddingFeature, SimilarityFeature
+from llmrec_plugin import (
+    Decoding,
+    EmbeddingFeature,
+    HistoryEmbeddingFeature,
+    ShortText,
+    SimilarityFeature,
+    Tags,
+    TokenFeature,
+)
 from llmrec_plugin.feast import publish
 
 # The sample's times are synthetic and lie in 2023. A long ttl keeps old rows in reach.
@@ -212,7 +220,68 @@ history_shuffled_similarity = SimilarityFeature(
     metric="cosine",
 )
 
+# What models write about a text: tags of debtags' closed vocabulary, and a one-line summary for people.
+package_written_tags = TokenFeature(
+    name="package_written_tags",
+    entity="package",
+    model="debian-tagger",
+    text="{description}",
+    output=Tags(max_items=12),
+)
+dependant_written_tags = TokenFeature(
+    name="dependant_written_tags",
+    entity="dependant",
+    model="debian-tagger",
+    text="{description}",
+    output=Tags(max_items=12),
+)
+package_written_synopsis = TokenFeature(
+    name="package_written_synopsis",
+    entity="package",
+    model="debian-synopsis",
+    text="{description}",
+    output=ShortText(max_chars=80),
+    decoding=Decoding(max_new_tokens=24, repetition_ngram=3),
+)
+
 llm = publish(globals())
+
+
+# ---- columns of tags for rankers that read numbers: plain Feast again
+
+TAG_COLUMNS = 16
+
+
+@on_demand_feature_view(
+    sources=[llm["package_written_tags"], llm["dependant_written_tags"]],
+    schema=[
+        Field(name="written_tag_overlap", dtype=Float64),
+        Field(name="written_tag_similarity", dtype=Float64),
+        *(Field(name=f"written_tag_hash_{number}", dtype=Float64) for number in range(TAG_COLUMNS)),
+    ],
+    mode="python",
+)
+def written_tag_match(inputs: dict) -> dict:
+    """Tags that both have, and the package's tags hashed into columns: how many of them fall into each."""
+    # Feast runs this function from its source text: everything it needs is defined inside.
+    import zlib
+
+    columns = 16
+
+    def tags(value):
+        return {str(tag) for tag in value} if value is not None and not isinstance(value, float) else set()
+
+    result = {"written_tag_overlap": [], "written_tag_similarity": []}
+    result |= {f"written_tag_hash_{number}": [] for number in range(columns)}
+    pairs = zip(inputs["package_written_tags"], inputs["dependant_written_tags"], strict=True)
+    for package, dependant in ((tags(one), tags(other)) for one, other in pairs):
+        shared, either = len(package & dependant), len(package | dependant)
+        result["written_tag_overlap"].append(float(shared))
+        result["written_tag_similarity"].append(shared / either if either else 0.0)
+        places = [zlib.crc32(tag.encode()) % columns for tag in package]
+        for number in range(columns):
+            result[f"written_tag_hash_{number}"].append(float(places.count(number)))
+    return result
 
 
 # ---- what the ranker asks for
@@ -227,6 +296,15 @@ ranker_baseline = FeatureService(name="ranker_baseline", features=baseline)
 ranker_llm = FeatureService(
     name="ranker_llm",
     features=[*baseline, llm["dependant_package_similarity"], llm["history_package_similarity"]],
+)
+ranker_tags = FeatureService(
+    name="ranker_tags",
+    features=[
+        *baseline,
+        llm["dependant_package_similarity"],
+        llm["history_package_similarity"],
+        written_tag_match,
+    ],
 )
 ranker_shuffled = FeatureService(
     name="ranker_shuffled",

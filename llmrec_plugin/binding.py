@@ -10,26 +10,75 @@ import functools
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-from llmrec_plugin.artifacts import ArtifactStore
-from llmrec_plugin.errors import DeclarationError, FingerprintMismatchError
-from llmrec_plugin.specs import SimilarityFeature, TextFeature, from_spec, to_spec
+from llmrec_plugin.artifacts import Artifact, ArtifactStore
+from llmrec_plugin.errors import ArtifactMismatchError, DeclarationError, FingerprintMismatchError
+from llmrec_plugin.specs import (
+    ColumnFeature,
+    GeneratedEmbeddingFeature,
+    SimilarityFeature,
+    Tags,
+    TextFeature,
+    TokenFeature,
+    digest,
+    from_spec,
+    to_spec,
+)
 
 
 @dataclass(frozen=True)
-class BoundFeature:
-    """An embedding feature and the artifact that computes it."""
+class BoundTokens:
+    """A feature whose values a model writes, and the artifact of that model."""
 
-    feature: TextFeature
+    feature: TokenFeature
     artifact_id: str
 
-    # Remembered: every request asks for both, and each is a hash over JSON.
     @functools.cached_property
     def fingerprint(self) -> str:
         return self.feature.fingerprint(self.artifact_id)
 
     @functools.cached_property
     def encoding_fingerprint(self) -> str:
+        return self.feature.generation_fingerprint(self.artifact_id)
+
+    @property
+    def artifacts(self) -> tuple[tuple[str, str], ...]:
+        """Name and artifact id of each model that computes it."""
+        return ((self.feature.model, self.artifact_id),)
+
+    @property
+    def stored(self) -> bool:
+        """Whether the value is read from the store rather than computed from the request."""
+        return self.feature.entity is not None
+
+
+@dataclass(frozen=True)
+class BoundFeature:
+    """An embedding feature and the artifact that computes it.
+
+    Attributes:
+        feature: The declaration.
+        artifact_id: Of the encoder.
+        of: What writes the text, for a `GeneratedEmbeddingFeature`.
+    """
+
+    feature: TextFeature
+    artifact_id: str
+    of: BoundTokens | None = None
+
+    # Remembered: every request asks for both, and each is a hash over JSON.
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        own = self.feature.fingerprint(self.artifact_id)
+        return own if self.of is None else digest([own, self.of.fingerprint])
+
+    @functools.cached_property
+    def encoding_fingerprint(self) -> str:
         return self.feature.encoding_fingerprint(self.artifact_id)
+
+    @property
+    def artifacts(self) -> tuple[tuple[str, str], ...]:
+        """Name and artifact id of each model that computes it."""
+        return ((self.feature.model, self.artifact_id), *(self.of.artifacts if self.of else ()))
 
     @property
     def stored(self) -> bool:
@@ -63,19 +112,53 @@ class BoundSimilarity:
         return self.feature.fingerprint(self.left.fingerprint, self.right.fingerprint)
 
 
-Bound: TypeAlias = BoundFeature | BoundSimilarity
+BoundColumn: TypeAlias = BoundFeature | BoundTokens
+"""What has a batch view."""
+
+Bound: TypeAlias = BoundColumn | BoundSimilarity
 
 
-def bind(feature: TextFeature, store: ArtifactStore) -> BoundFeature:
+def bind(feature: ColumnFeature, store: ArtifactStore) -> BoundColumn:
     """The feature with the current artifact of its model.
 
     Raises:
         ArtifactNotFoundError: The model is not exported.
         ArtifactMismatchError: The artifact is not what the feature declares.
     """
+    if isinstance(feature, TokenFeature):
+        return _bind_tokens(feature, store)
     artifact = store.current(feature.model)
     artifact.check_fits(feature)
-    return BoundFeature(feature, artifact.id)
+    of = _bind_tokens(feature.of, store) if isinstance(feature, GeneratedEmbeddingFeature) else None
+    return BoundFeature(feature, artifact.id, of)
+
+
+def _bind_tokens(feature: TokenFeature, store: ArtifactStore) -> BoundTokens:
+    artifact = store.find(feature.model, store.current_id(feature.model))
+    if isinstance(artifact, Artifact):
+        _check_labels(feature, artifact)
+    elif isinstance(feature.output, Tags) and (not feature.output.vocabulary or feature.output.scores):
+        raise DeclarationError(
+            f"Feature {feature.name!r}: model {feature.model!r} writes text: Tags need a vocabulary to choose from, and "
+            "have no scores. For probabilities declare Scores, or a model that scores labels."
+        )
+    return BoundTokens(feature, artifact.id)
+
+
+def _check_labels(feature: TokenFeature, artifact: Artifact) -> None:
+    labels = artifact.manifest.labels
+    if not labels or not isinstance(feature.output, Tags) or feature.prompt is not None:
+        raise ArtifactMismatchError(
+            f"Feature {feature.name!r}: model {feature.model!r} "
+            + ("scores labels: declare output=Tags() and text=." if labels else "is an encoder and writes nothing.")
+        )
+    unknown = sorted(set(feature.output.vocabulary) - set(labels))
+    if unknown:
+        raise ArtifactMismatchError(
+            f"Feature {feature.name!r}: model {feature.model!r} has no label {unknown[0]!r}, which the vocabulary "
+            f"names ({len(unknown)} of {len(feature.output.vocabulary)} are unknown). Leave the vocabulary empty for "
+            f"all {len(labels)} labels, or name some of them."
+        )
 
 
 def to_values(bound: Bound) -> dict[str, Any]:
@@ -85,7 +168,8 @@ def to_values(bound: Bound) -> dict[str, Any]:
     values: dict[str, Any] = {"feature": feature, "fingerprint": bound.fingerprint}
     if isinstance(bound, BoundSimilarity):
         return {**values, "left": to_values(bound.left), "right": to_values(bound.right)}
-    return {**values, "artifact": bound.artifact_id}
+    of = {"of": to_values(bound.of)} if isinstance(bound, BoundFeature) and bound.of else {}
+    return {**values, "artifact": bound.artifact_id, **of}
 
 
 def from_values(values: dict[str, Any]) -> Bound:
@@ -102,8 +186,12 @@ def from_values(values: dict[str, Any]) -> Bound:
         assert isinstance(left, BoundFeature)
         assert isinstance(right, BoundFeature)
         bound = BoundSimilarity(feature, left, right)
+    elif isinstance(feature, TokenFeature):
+        bound = BoundTokens(feature, values["artifact"])
     else:
-        bound = BoundFeature(feature, values["artifact"])
+        of = from_values(values["of"]) if "of" in values else None
+        assert of is None or isinstance(of, BoundTokens)
+        bound = BoundFeature(feature, values["artifact"], of)
     if bound.fingerprint != values["fingerprint"]:
         raise FingerprintMismatchError(
             f"Feature {feature.name!r} was published with fingerprint {values['fingerprint'][:16]}, but this version "

@@ -282,10 +282,10 @@ def stats(as_json: bool, last: int) -> None:
     """Size of the cache, and what the last runs computed or found."""
     from dataclasses import asdict
 
-    from llmrec_plugin.runtime.cache import VectorCache
+    from llmrec_plugin.runtime.cache import ValueCache
 
     settings = load_settings()
-    values = VectorCache(settings.cache_folder, settings.cache_max_bytes)
+    values = ValueCache(settings.cache_folder, settings.cache_max_bytes)
     entries, size = values.size()
     runs = [asdict(run) for run in values.runs()[-last:]]
     if as_json:

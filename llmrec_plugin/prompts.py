@@ -109,7 +109,9 @@ def _read(place: str | Path) -> str:
         return data.decode("utf-8")
     except UnicodeDecodeError as exc:
         line = data.count(b"\n", 0, exc.start) + 1
-        raise DeclarationError(f"{text}, line {line}: expected UTF-8 text, got {exc.reason}; save it as UTF-8.") from exc
+        raise DeclarationError(
+            f"{text}, line {line}: expected UTF-8 text, got {exc.reason}; save it as UTF-8."
+        ) from exc
     except (ImportError, TypeError) as exc:  # TypeError: a module that is no package
         raise DeclarationError(
             f"{text}: the package cannot be imported ({exc}). Expected 'package:<module>/<file>' of a package that is "

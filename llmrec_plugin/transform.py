@@ -18,15 +18,16 @@ import logging
 import math
 import time
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
 
-from llmrec_plugin.binding import Bound, BoundFeature, BoundSimilarity, from_values
+from llmrec_plugin.binding import Bound, BoundColumn, BoundFeature, BoundSimilarity, from_values
 from llmrec_plugin.errors import EngineError, FingerprintMismatchError, MissingColumnError
-from llmrec_plugin.pipeline.packing import output_arrays, output_fields, stored_values, unpack
+from llmrec_plugin.pipeline.columns import Value, output_arrays, output_fields, plain_columns
+from llmrec_plugin.pipeline.packing import unpack
 from llmrec_plugin.pipeline.postprocess import similarity
-from llmrec_plugin.runtime.runner import Embedded, Mode, Status, runner_for
+from llmrec_plugin.runtime.runner import Computed, Mode, Status, runner_for
 from llmrec_plugin.runtime.workers import in_ray_worker, worker_settings
 
 if TYPE_CHECKING:
@@ -76,12 +77,12 @@ class Transform:
     @property
     def columns(self) -> tuple[str, ...]:
         """Names of the columns that a batch view reads."""
-        return self._bound_feature.feature.columns
+        return self._bound_column.feature.columns
 
     @property
     def output_fields(self) -> list[pa.Field]:
         """What a batch view adds to the columns that it passes on."""
-        return output_fields(self._bound_feature.feature)
+        return output_fields(self._bound_column.feature)
 
     def __call__(self, rows: Any) -> Any:
         if self.view == "on_demand":
@@ -100,7 +101,7 @@ class Transform:
         return self.transform_frame(rows)
 
     def transform_frame(self, frame: pd.DataFrame, mode: Mode = "batch") -> pd.DataFrame:
-        """Key and timestamp columns of `frame` and the vectors, row by row; no model is loaded for no rows.
+        """Key and timestamp columns of `frame` and the values, row by row; no model is loaded for no rows.
 
         Rows without a key are left out, since no store can hold them. A frame that was transformed already comes
         back as it is.
@@ -108,10 +109,11 @@ class Transform:
         if self.is_transformed(frame.columns):
             return frame
         frame = frame[self._have_key(frame[self.keep[0]].notna().to_numpy())]
-        feature = self._bound_feature.feature
-        values, statuses = self._embed({name: frame[name].tolist() for name in self.columns}, len(frame), mode)
+        feature = self._bound_column.feature
+        values, statuses = self._values_of({name: frame[name].tolist() for name in self.columns}, len(frame), mode)
         result = frame[self.keep].reset_index(drop=True)
-        result[feature.name] = stored_values(feature, values)
+        for name, column in plain_columns(feature, values).items():
+            result[name] = [list(value) if isinstance(value, tuple) else value for value in column]
         if feature.status:
             result[feature.status_name] = statuses
         return result
@@ -123,9 +125,9 @@ class Transform:
         if self.is_transformed(batch.schema.names):
             return batch
         batch = batch.filter(pa.array(self._have_key(batch.column(self.keep[0]).is_valid().to_numpy(False))))
-        feature = self._bound_feature.feature
+        feature = self._bound_column.feature
         columns = {name: batch.column(name).to_pylist() for name in self.columns}
-        outputs = output_arrays(feature, *self._embed(columns, batch.num_rows, mode))
+        outputs = output_arrays(feature, *self._values_of(columns, batch.num_rows, mode))
         schema = pa.schema([*(batch.schema.field(name) for name in self.keep), *output_fields(feature)])
         return pa.record_batch([*(batch.column(name) for name in self.keep), *outputs], schema=schema)
 
@@ -157,34 +159,37 @@ class Transform:
         return bool(missing)
 
     @property
-    def _bound_feature(self) -> BoundFeature:
-        assert isinstance(self.bound, BoundFeature)
+    def _bound_column(self) -> BoundColumn:
+        assert not isinstance(self.bound, BoundSimilarity)
         return self.bound
 
-    def _embed(self, columns: Columns, rows: int, mode: Mode) -> tuple[list[np.ndarray | None], list[str]]:
-        """Vectors and statuses of the rows."""
+    def _values_of(self, columns: Columns, rows: int, mode: Mode) -> tuple[list[Value], list[str]]:
+        """Values and statuses of the rows."""
         if not rows:
             return [], []
-        embedded = _embed(self._bound_feature, columns, mode)
-        return list(embedded.values), list(embedded.statuses)
+        computed = _compute(self._bound_column, columns, mode)
+        return list(computed.values), list(computed.statuses)
 
     def transform_columns(self, columns: Columns) -> dict[str, list[Any]]:
         """The output columns; vectors as tuples, which Feast converts twice as fast as lists, or as bytes."""
         called = time.monotonic()
         bound = self.bound
-        values: list[Any]
+        result: dict[str, list[Any]]
         if isinstance(bound, BoundSimilarity):
             values, statuses = _similarities(bound, columns, called)
+            result = {self.__name__: values}
         else:
-            embedded = _embed(bound, columns, _mode(columns), called)
-            values, statuses = stored_values(bound.feature, embedded.values), embedded.statuses
-        result: dict[str, list[Any]] = {self.__name__: values}
+            computed = _compute(bound, columns, _mode(columns), called)
+            statuses = computed.statuses
+            plain = plain_columns(bound.feature, computed.values)
+            result = {self.__name__ + name.removeprefix(bound.feature.name): column for name, column in plain.items()}
         if bound.feature.status:
             result[f"{self.__name__}_status"] = list(statuses)
         # Feast converts tuples twice as fast as lists or arrays. With full_feature_names=True it looks for prefixed
         # names, and then guesses the type, which it cannot of a tuple (feast/utils.py and type_map.py, 0.67).
         prefixed = {f"{self.__name__}__{name}": column for name, column in result.items()}
-        result[self.__name__] = [tuple(value.tolist()) if isinstance(value, np.ndarray) else value for value in values]
+        own = result[self.__name__]
+        result[self.__name__] = [tuple(value.tolist()) if isinstance(value, np.ndarray) else value for value in own]
         return result if "event_timestamp" in columns else result | prefixed
 
 
@@ -201,8 +206,8 @@ def source(transform: Transform) -> str:
     )
 
 
-def _embed(bound: BoundFeature, columns: Columns, mode: Mode, called: float | None = None) -> Embedded:
-    return runner_for(worker_settings()).embed(bound, columns, mode, called=called)
+def _compute(bound: BoundColumn, columns: Columns, mode: Mode, called: float | None = None) -> Computed:
+    return runner_for(worker_settings()).compute(bound, columns, mode, called=called)
 
 
 def _mode(columns: Columns) -> Mode:
@@ -236,8 +241,8 @@ def _side(
 ) -> tuple[list[np.ndarray | None], list[Status]]:
     """The vectors of one side, read from the columns if stored, else computed from the request; and their statuses."""
     if not side.stored:
-        embedded = _embed(side, columns, _mode(columns), called)
-        return embedded.values, embedded.statuses
+        computed = _compute(side, columns, _mode(columns), called)
+        return cast(list["np.ndarray | None"], computed.values), computed.statuses
     if side.feature.name not in columns:
         raise MissingColumnError(owner, [side.feature.name], columns)
     vectors = [_vector(side, value) for value in columns[side.feature.name]]

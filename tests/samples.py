@@ -7,7 +7,18 @@ from typing import Any
 
 from llmrec_plugin.binding import BoundFeature
 from llmrec_plugin.settings import Settings
-from llmrec_plugin.specs import EmbeddingFeature, EncoderModel, HistoryEmbeddingFeature, SimilarityFeature, TextFeature
+from llmrec_plugin.specs import (
+    EmbeddingFeature,
+    EncoderModel,
+    HistoryEmbeddingFeature,
+    Prompt,
+    ShortText,
+    SimilarityFeature,
+    Slot,
+    Tags,
+    TextFeature,
+    TokenFeature,
+)
 
 _ENCODED: dict[str, Any] = {
     "model": "tiny",
@@ -60,6 +71,21 @@ def match(**changes: Any) -> SimilarityFeature:
     )
 
 
+PROMPT = Prompt(name="shorten", version=1, user="Shorten this title.\n{{title}}\nShort:", slots=(Slot(name="title"),))
+
+
+def written(**changes: Any) -> TokenFeature:
+    """One short text per item, written from its title."""
+    start: dict[str, Any] = {"name": "item_title_summary", "entity": "item", "model": "writer", "output": ShortText()}
+    return TokenFeature(**start | ({} if "text" in changes else {"prompt": PROMPT}) | changes)
+
+
+def labelled(**changes: Any) -> TokenFeature:
+    """The tags of an item by a model that scores labels."""
+    start = {"name": "item_title_tags", "model": "labels", "output": Tags(), "text": "{title}"}
+    return written(**start | changes)
+
+
 def model(**changes: Any) -> EncoderModel:
     """A model declaration; nothing lies at its source."""
     return EncoderModel(
@@ -91,6 +117,7 @@ def settings(folder: Path, **changes: Any) -> Settings:
             "cache_max_bytes": 2**20,
             "device": "cpu",
             "runtime": "auto",
+            "generator": "auto",
             "threads": 2,
             "disabled_plugins": frozenset(),
             "progress": False,

@@ -17,7 +17,17 @@ from tokenizers.normalizers import Lowercase
 from tokenizers.pre_tokenizers import Whitespace
 from tokenizers.processors import TemplateProcessing
 
-from llmrec_plugin.artifacts import GOLDEN, GRAPH, TOKENIZER, Artifact, ArtifactStore, Manifest, sha256_file
+from llmrec_plugin.artifacts import (
+    GOLDEN,
+    GRAPH,
+    TOKENIZER,
+    Artifact,
+    ArtifactStore,
+    GeneratorArtifact,
+    GeneratorManifest,
+    Manifest,
+    sha256_file,
+)
 
 WORDS = tuple(
     """
@@ -36,8 +46,16 @@ def export_tiny(
     seed: int = 0,
     normalize: bool = True,
     max_tokens: int = 16,
+    labels: tuple[str, ...] = (),
+    thresholds: tuple[float, ...] = (),
 ) -> Artifact:
-    """Adds a tiny encoder with random weights to the store; another seed is another model of the same name."""
+    """Adds a tiny encoder with random weights to the store; another seed is another model of the same name.
+
+    With `labels` its vectors are their logits.
+    """
+    if labels:
+        dims, normalize = len(labels), False
+        thresholds = thresholds or (0.5,) * dims
     table = np.random.default_rng(seed).standard_normal((len(WORDS) + 4, dims)).astype(np.float32)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary) / "artifact"
@@ -62,9 +80,37 @@ def export_tiny(
             precision="fp32",
             files={file.name: sha256_file(file) for file in sorted(folder.iterdir())},
             golden_texts=GOLDEN_TEXTS,
+            labels=labels,
+            thresholds=thresholds,
         )
         (folder / "manifest.json").write_text(manifest.to_json(), encoding="utf-8")
-        return store.add(folder)
+        added = store.add(folder)
+    assert isinstance(added, Artifact)
+    return added
+
+
+def add_generator(store: ArtifactStore, *, name: str = "writer", version: str = "1") -> GeneratorArtifact:
+    """Adds a generator without a graph, for engines that need none."""
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary) / "artifact"
+        folder.mkdir()
+        manifest = GeneratorManifest(
+            model=name,
+            source={"declared": "test"},
+            task="causal",
+            max_tokens=64,
+            vocab_size=2 + int(version),
+            layers=1,
+            kv_heads=1,
+            head_dim=4,
+            eos_token_ids=(1,),
+            pad_token_id=0,
+            files={},
+        )
+        (folder / "manifest.json").write_text(manifest.to_json(), encoding="utf-8")
+        added = store.add(folder)
+    assert isinstance(added, GeneratorArtifact)
+    return added
 
 
 def reference(table: np.ndarray, ids: list[int], normalize: bool = True) -> np.ndarray:

@@ -2,11 +2,12 @@
 
     python examples/ranker/ranker.py
 
-It knows Feast and feature service names, nothing of how a feature is made. The same code runs three
+It knows Feast and feature service names, nothing of how a feature is made. The same code runs four
 services; only the name differs:
 
     ranker_baseline   popularity, sections, tags, names, co-occurrence
     ranker_llm        the baseline and two similarities of text embeddings
+    ranker_tags       these, and tags that a model wrote: how many both have, and the package's hashed into columns
     ranker_shuffled   the control: the same two similarities, but each package carries another one's text
 
 Lists. Training: a dependant's labels and sampled packages, all warm. Test: a dependant's labels, warm
@@ -33,7 +34,7 @@ from report import console, print_example, print_results
 from tqdm import tqdm
 
 ROOT = Path(__file__).resolve().parents[2]
-SERVICES = ("ranker_baseline", "ranker_llm", "ranker_shuffled")
+SERVICES = ("ranker_baseline", "ranker_llm", "ranker_tags", "ranker_shuffled")
 SLICES = ("all", "warm", "cold")
 KEYS = ["dependant", "package"]
 
@@ -273,7 +274,22 @@ def examples(store: FeatureStore, test: pd.DataFrame, interactions: pd.DataFrame
             "labels": mine.loc[mine["kind"] == "label", "package"].tolist(),
             **{arm: top(test[test["dependant"] == name], values) for arm, values in means.items()},
         }
+        explain(store, found[title])
     return found
+
+
+def explain(store: FeatureStore, example: dict) -> None:
+    """Adds what models wrote: the dependant's tags, and of each package shown a summary and the tags they share."""
+    row = [{"dependant": example["dependant"]}]
+    own = store.get_online_features(["dependant_written_tags:dependant_written_tags"], row).to_dict()
+    example["tags"] = own["dependant_written_tags"][0] or []
+    shown = [candidate for arm in ("baseline", "llm") for candidate in example[arm]]
+    names = ["package_written_tags", "package_written_synopsis"]
+    rows = [{"package": candidate["package"]} for candidate in shown]
+    columns = store.get_online_features([f"{name}:{name}" for name in names], rows).to_dict()
+    for candidate, tags, synopsis in zip(shown, *(columns[name] for name in names), strict=True):
+        candidate["shared_tags"] = [tag for tag in tags or [] if tag in set(example["tags"])]
+        candidate["synopsis"] = synopsis
 
 
 def top(rows: pd.DataFrame, scores: np.ndarray) -> list[dict]:

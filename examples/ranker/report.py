@@ -5,7 +5,12 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-ARM_TITLES = {"ranker_baseline": "baseline", "ranker_llm": "+ LLM", "ranker_shuffled": "+ shuffled"}
+ARM_TITLES = {
+    "ranker_baseline": "baseline",
+    "ranker_llm": "+ LLM",
+    "ranker_tags": "+ LLM + tags",
+    "ranker_shuffled": "+ shuffled",
+}
 
 
 def console() -> Console:
@@ -18,18 +23,20 @@ def print_results(out: Console, results: dict) -> None:
     style = box.SIMPLE_HEAVY if out.is_terminal else box.ASCII
     table = Table(title="Which packages does this package depend on?", box=style, title_style="bold")
     table.add_column("packages", style="bold", no_wrap=True)
-    table.add_column("metric", no_wrap=True)
-    for title in (*ARM_TITLES.values(), "LLM - baseline", "shuffled - baseline"):
-        table.add_column(title, justify="right", no_wrap=True)
+    table.add_column("features", no_wrap=True)
+    metrics = list(next(iter(results["slices"].values()))["metrics"])
+    for metric in metrics:
+        table.add_column(metric, justify="right", no_wrap=True)
+    table.add_column(f"{metrics[0]} - baseline", justify="right", no_wrap=True)
     for name, slice_ in results["slices"].items():
-        title = f"{name} ({slice_['lists']} lists)"
-        for position, (metric, values) in enumerate(slice_["metrics"].items()):
+        first = slice_["metrics"][metrics[0]]
+        for position, (arm, title) in enumerate(ARM_TITLES.items()):
             table.add_row(
-                title if position == 0 else "",
-                metric,
-                *(f"{values['mean'][arm]:.3f}" for arm in ARM_TITLES),
-                *(difference(values["minus_baseline"][arm]) for arm in ("ranker_llm", "ranker_shuffled")),
-                end_section=position == len(slice_["metrics"]) - 1,
+                f"{name} ({slice_['lists']} lists)" if position == 0 else "",
+                title,
+                *(f"{slice_['metrics'][metric]['mean'][arm]:.3f}" for metric in metrics),
+                difference(first["minus_baseline"][arm]) if position else "",
+                end_section=position == len(ARM_TITLES) - 1,
             )
     out.print(table)
     out.print(
@@ -46,16 +53,20 @@ def difference(value: dict) -> str:
 
 
 def print_example(out: Console, title: str, example: dict) -> None:
-    """One dependant with its top packages, without and with the LLM features."""
+    """One dependant with its top packages, without and with the LLM features, and what models wrote about them."""
     style = box.SIMPLE_HEAVY if out.is_terminal else box.ASCII
     out.print(f"\n[bold]{title}: {example['dependant']}[/bold], {escape(example['synopsis'])}")
     table = Table(box=style)
     table.add_column("#", justify="right")
-    table.add_column("baseline")
-    table.add_column("+ LLM")
+    table.add_column("baseline", no_wrap=True)
+    table.add_column("+ LLM", no_wrap=True)
+    table.add_column("what it is, as a model wrote it")
+    table.add_column("tags that both have")
     for rank, (without, with_) in enumerate(zip(example["baseline"], example["llm"], strict=True), start=1):
-        table.add_row(str(rank), entry(without), entry(with_))
+        tags = ", ".join(with_["shared_tags"])
+        table.add_row(str(rank), entry(without), entry(with_), escape(with_["synopsis"] or ""), escape(tags))
     out.print(table)
+    out.print(f"  tags: {', '.join(example['tags'])}", style="dim")
     out.print(f"  knows: {', '.join(example['history'])}", style="dim")
     out.print(f"  to find (+): {', '.join(example['labels'])}", style="dim")
 

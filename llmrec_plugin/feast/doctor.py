@@ -21,7 +21,7 @@ from feast.feature_view import FeatureViewState
 from feast.repo_config import BATCH_ENGINE_CLASS_FOR_TYPE
 
 from llmrec_plugin.artifacts import ArtifactStore
-from llmrec_plugin.binding import BoundFeature
+from llmrec_plugin.binding import BoundColumn, BoundSimilarity
 from llmrec_plugin.errors import ArtifactError, FingerprintMismatchError, InputError
 from llmrec_plugin.feast.compatibility import unsuited_settings
 from llmrec_plugin.feast.engine import LLMComputeEngine
@@ -79,8 +79,8 @@ class _Subject:
         return [*self.store.list_batch_feature_views(), *self.store.list_on_demand_feature_views()]
 
     @property
-    def bound(self) -> dict[str, BoundFeature]:
-        """Every embedding feature of the registry by the name of its view; one that cannot be read is left out."""
+    def bound(self) -> dict[str, BoundColumn]:
+        """Every feature that a model computes, by the name of its view; one that cannot be read is left out."""
         found = {}
         for view in self.all_views:
             transform = _transform(view)
@@ -88,7 +88,7 @@ class _Subject:
                 bound = transform.bound if transform else None
             except FingerprintMismatchError:  # see `fingerprints`
                 continue
-            if isinstance(bound, BoundFeature):
+            if bound is not None and not isinstance(bound, BoundSimilarity):
                 found[view.name] = bound
         return found
 
@@ -300,13 +300,14 @@ def artifacts(subject: _Subject) -> _Found:
     store = ArtifactStore(load_settings().artifact_folders)
     checked: dict[str, ArtifactError | None] = {}
     for view, bound in subject.bound.items():
-        if bound.artifact_id not in checked:
-            try:
-                store.get(bound.feature.model, bound.artifact_id).verify()
-                checked[bound.artifact_id] = None
-            except ArtifactError as exc:
-                checked[bound.artifact_id] = exc
-        problem = checked[bound.artifact_id]
+        for model, artifact_id in bound.artifacts:
+            if artifact_id not in checked:
+                try:
+                    store.find(model, artifact_id).verify()
+                    checked[artifact_id] = None
+                except ArtifactError as exc:
+                    checked[artifact_id] = exc
+        problem = next((checked[artifact_id] for _, artifact_id in bound.artifacts if checked[artifact_id]), None)
         if problem is not None:
             yield (
                 "error",

@@ -37,13 +37,14 @@ from tqdm import tqdm
 from llmrec_plugin.errors import InputError, SettingsError
 from llmrec_plugin.feast.jobs import Job, Selection, count_lost, entity_keys, is_ours, open_job, select, states
 from llmrec_plugin.feast.training import TrainingSource
-from llmrec_plugin.feast.vectors import vector_values
+from llmrec_plugin.feast.vectors import value_columns
 from llmrec_plugin.feast.writing import writing
 from llmrec_plugin.runtime.cache import RunReport
 from llmrec_plugin.runtime.ledger import Entry
 from llmrec_plugin.runtime.rawrows import Rows, concatenate, to_datetime, to_microseconds
-from llmrec_plugin.runtime.runner import Embedded
+from llmrec_plugin.runtime.runner import Computed
 from llmrec_plugin.settings import load_settings
+from llmrec_plugin.specs import ColumnFeature, Scores, TokenFeature
 
 logger = logging.getLogger(__name__)
 
@@ -109,7 +110,8 @@ class _Run:
         self._settings = engine.settings
         self._job = open_job(engine.repo_config, task.feature_view, engine.offline_store, engine.online_store)
         self._window = to_microseconds(task.start_time), to_microseconds(task.end_time)
-        self._left_out = 0
+        self._left_out = self._unanswered = 0
+        self._unanswered_reason = ""
         self._resumed = False
         self._report = RunReport.begin(self._job.bound.feature.name, self._job.bound.fingerprint, "batch")
 
@@ -118,6 +120,7 @@ class _Run:
             self._write_selected()
             self._check_source()
             self._check_invalid()
+            self._check_answered()
         if self._left_out:
             logger.info(
                 "%s: %d rows were left out, the store holds newer ones.", self._job.bound.feature.name, self._left_out
@@ -161,15 +164,21 @@ class _Run:
         rows = self._still_to_write(rows)
         if not len(rows):
             return
-        embedded = self._job.runner.embed(self._job.bound, rows.columns, "batch", quiet=True)
-        self._report = self._report.plus(embedded.report)
-        protos = to_protos(self._job, rows, embedded)
+        computed = self._job.runner.compute(self._job.bound, rows.columns, "batch", quiet=True)
+        self._report = self._report.plus(computed.report)
+        self._unanswered += len(computed.unanswered)
+        self._unanswered_reason = next(iter(computed.unanswered.values()), self._unanswered_reason)
+        protos = to_protos(self._job, rows, computed)
         with writing(self._job.config.project):
+            written = self._job.target.lookup(rows.keys)
             ours = ~self._superseded(rows)  # by newer ones, during inference
+            answered = np.array([number not in computed.unanswered for number in range(len(rows))])
+            # What is stored is better than nothing, and what is not recorded is asked for again by the next run.
+            new = np.array([key not in written for key in rows.keys])
             self._job.online_store.online_write_batch(
-                self._job.config, self._job.view, list(compress(protos, ours)), None
+                self._job.config, self._job.view, list(compress(protos, ours & (answered | new))), None
             )
-            self._job.target.write(compress(entries(rows, embedded.invalid), ours))
+            self._job.target.write(compress(entries(rows, computed.invalid), ours & answered))
 
     def _still_to_write(self, rows: Rows) -> Rows:
         """Without those of which the store holds a newer one, or this one since before the run was interrupted."""
@@ -201,11 +210,11 @@ class _Run:
             logger.warning(
                 "%s: %d rows of the source have no key or no timestamp and are left out.", name, selection.unreadable
             )
-        needed = 4 * self._job.bound.feature.dims * selection.newest
+        needed = value_bytes(self._job.bound.feature) * selection.newest
         bound = load_settings().cache_max_bytes
         if needed > bound:
             logger.warning(
-                "%s: the vectors of %d rows take about %.1f GiB, the value cache holds %.1f: what it drops is computed "
+                "%s: the values of %d rows take about %.1f GiB, the value cache holds %.1f: what it drops is computed "
                 "again when it is needed again. Set LLMREC_CACHE_MAX_BYTES.",
                 name, selection.newest, needed / 2**30, bound / 2**30,
             )  # fmt: skip
@@ -226,6 +235,20 @@ class _Run:
                 "The other rows are written. Correct these or allow a larger share, and run again."
             )
         logger.warning("%s", summary)
+
+    def _check_answered(self) -> None:
+        if not self._unanswered:
+            return
+        summary = (
+            f"Feature {self._job.bound.feature.name!r}: {self._unanswered} of {self._report.rows} rows got no answer "
+            f"from the model, e.g. {self._unanswered_reason}"
+        )
+        if self._unanswered > self._settings.max_invalid_share * self._report.rows:
+            raise InputError(
+                f"{summary}. That is more than max_invalid_share={self._settings.max_invalid_share:g} of batch_engine. "
+                "The other rows are written, and these keep what was stored. Run again; nothing is computed twice."
+            )
+        logger.warning("%s; the next run asks again.", summary)
 
     def _check_source(self, cause: Exception | None = None) -> None:
         if self._job.source_changed():
@@ -286,13 +309,20 @@ def entries(rows: Rows, invalid: Mapping[int, str]) -> Iterator[Entry]:
     return map(Entry, rows.keys, rows.at.tolist(), rows.created.tolist(), rows.digests.tolist(), reasons)
 
 
-def to_protos(job: Job, rows: Rows, embedded: Embedded) -> list[tuple[Any, ...]]:
+def value_bytes(feature: ColumnFeature) -> int:
+    """About how many bytes the value cache holds for one row."""
+    if isinstance(feature, TokenFeature):
+        return 0 if isinstance(feature.output, Scores) else 4 * feature.decoding.max_new_tokens
+    return 4 * feature.dims
+
+
+def to_protos(job: Job, rows: Rows, computed: Computed) -> list[tuple[Any, ...]]:
     """What Feast's online stores write: (entity key, values by name, event timestamp, created timestamp) per row."""
     feature = job.bound.feature
-    values = [{feature.name: value} for value in vector_values(feature, embedded.values)]
+    columns = value_columns(feature, computed.values)
     if feature.status:
-        for columns, status in zip(values, embedded.statuses, strict=True):
-            columns[feature.status_name] = Value(string_val=status)
+        columns[feature.status_name] = [Value(string_val=status) for status in computed.statuses]
+    values = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
     at = map(to_datetime, rows.at.tolist())
     created = [to_datetime(moment) if moment else None for moment in rows.created.tolist()]
     return list(zip(entity_keys(job.view, rows.keys), values, at, created, strict=True))

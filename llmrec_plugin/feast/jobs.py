@@ -18,7 +18,7 @@ from feast.protos.feast.types.EntityKey_pb2 import EntityKey
 from feast.repo_config import RepoConfig
 from feast.type_map import python_values_to_proto_values
 
-from llmrec_plugin.binding import BoundFeature
+from llmrec_plugin.binding import BoundColumn
 from llmrec_plugin.errors import InputError
 from llmrec_plugin.feast.training import file_signature
 from llmrec_plugin.runtime.ledger import Entry, Key, Ledger, Target
@@ -49,7 +49,7 @@ class Job:
 
     config: RepoConfig
     view: FeatureView
-    bound: BoundFeature
+    bound: BoundColumn
     raw: RawRows
     target: Target
     online_store: OnlineStore
@@ -104,7 +104,7 @@ def _ledger(folder: Path) -> Ledger:
     return Ledger(folder)
 
 
-def _target_name(config: RepoConfig, view: FeatureView, bound: BoundFeature) -> str:
+def _target_name(config: RepoConfig, view: FeatureView, bound: BoundColumn) -> str:
     store = config.online_store.model_dump_json() if config.online_store else ""
     place = digest([str(Path(config.repo_path or ".").resolve()), store])[:16]
     version = view.current_version_number or 0
@@ -117,7 +117,7 @@ def _parquet_path(config: RepoConfig, source: Any) -> Path | None:
     return Path(config.repo_path or ".") / source.path if is_parquet and "://" not in source.path else None
 
 
-def _open(path: Path, bound: BoundFeature) -> pads.Dataset:
+def _open(path: Path, bound: BoundColumn) -> pads.Dataset:
     if not path.exists():
         raise InputError(
             f"Feature {bound.feature.name!r} reads {path}, which is not there. Write the file, or correct the path of "

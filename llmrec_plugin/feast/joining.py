@@ -16,7 +16,7 @@ import pyarrow.dataset as pads
 from feast import FeatureView
 
 from llmrec_plugin.feast.training import TrainingSource
-from llmrec_plugin.pipeline.packing import output_fields
+from llmrec_plugin.pipeline.columns import output_fields
 
 
 def join_outputs(labels: pd.DataFrame, stamp: str, view: FeatureView, table: Path) -> pa.Table:

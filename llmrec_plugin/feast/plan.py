@@ -19,14 +19,17 @@ from feast import FeatureStore, FeatureView
 from feast.errors import FeatureViewNotFoundException
 from feast.repo_operations import parse_repo
 
+from llmrec_plugin.binding import BoundFeature, BoundTokens
 from llmrec_plugin.errors import InputError, UnknownNameError
-from llmrec_plugin.feast.engine import LLMComputeEngine, LLMComputeEngineConfig
+from llmrec_plugin.feast.engine import LLMComputeEngine, LLMComputeEngineConfig, value_bytes
 from llmrec_plugin.feast.jobs import Job, Written, count_lost, is_ours, open_job, select, states
 from llmrec_plugin.feast.versions import kept_by, read
 from llmrec_plugin.pipeline.assemble import assemble
+from llmrec_plugin.pipeline.prompts import read_rows
 from llmrec_plugin.runtime.encoder import Encoder
 from llmrec_plugin.runtime.ledger import Entry, Key
 from llmrec_plugin.runtime.rawrows import Interval, Rows, to_microseconds
+from llmrec_plugin.runtime.runner import CHARACTERS_PER_TOKEN
 
 logger = logging.getLogger(__name__)
 
@@ -34,6 +37,7 @@ SAMPLED_TEXTS = 20_000
 """Up to so many texts are tokenized; of more, a random sample, whose mean is within 2 % (99.9 % of the time)."""
 _CALIBRATION_SECONDS = 3.0
 _CALIBRATION_TEXTS = 1024
+_WRITTEN_AT_A_TIME = 64
 ROWS_WRITTEN_PER_SECOND = 6000
 """Measured: 384 dims into SQLite on two busy cores, 5,000 to 8,000; small beside inference."""
 _BYTES_PER_COMPONENT = 64
@@ -196,15 +200,27 @@ class _Planner:
         )
 
     def _count_texts(self, rows: Rows) -> None:
-        assembled = assemble(self._job.bound.feature, rows.columns)
-        fresh = {hash(text): text for row in assembled.rows for text in row if hash(text) not in self._texts}
+        found = self._read(rows)
+        fresh = {hash(text): text for text in found if hash(text) not in self._texts}
         self._texts |= fresh.keys()
         texts = list(fresh.values())
-        known = self._job.runner.cache.known(self._job.bound.encoding_fingerprint, texts)
+        known = self._job.runner.cache.known((self._written or self._job.bound).encoding_fingerprint, texts)
         for text in texts:
             if text not in known:
                 self._compute += 1
                 self._keep(text)
+
+    def _read(self, rows: Rows) -> list[str]:
+        """What the model reads of the rows: texts, or the inputs of a prompt."""
+        if self._written is not None:
+            return [key for key in read_rows(self._written.feature, rows.columns).keys if key is not None]
+        assert isinstance(self._job.bound, BoundFeature)
+        return [text for row in assemble(self._job.bound.feature, rows.columns).rows for text in row]
+
+    @property
+    def _written(self) -> BoundTokens | None:
+        """What a model writes first, where one does; its time is nearly all."""
+        return self._job.bound if isinstance(self._job.bound, BoundTokens) else self._job.bound.of
 
     def _keep(self, text: str) -> None:
         """Reservoir sampling: every text has the same chance to be in the sample."""
@@ -214,13 +230,32 @@ class _Planner:
             self._sample[place] = text
 
     def _tokens(self) -> int:
+        if self._written is not None:  # instructions are the same for all rows and are read once
+            new = self._written.feature.decoding.max_new_tokens
+            counted = sum(len(key) // CHARACTERS_PER_TOKEN + new for key in self._sample)
+            return round(counted * self._compute / len(self._sample))
         counted = self._encoder.count_tokens(
             self._prefixed(self._sample), max_tokens=self._job.bound.feature.max_tokens
         )
         return round(counted * self._compute / len(self._sample))
 
     def _seconds(self, tokens: int) -> float:
-        """Time for `tokens` at the speed measured on texts of the sample, and for writing the rows."""
+        """Time for `tokens` at the speed measured on some of the sample, and for writing the rows."""
+        rows = self._states.total() - self._states["superseded"] - self._states["done"]
+        return rows / ROWS_WRITTEN_PER_SECOND + (
+            self._writing_seconds() if self._written is not None else tokens / self._tokens_per_second()
+        )
+
+    def _writing_seconds(self) -> float:
+        assert self._written is not None
+        order = self._random.sample(self._sample, len(self._sample))
+        self._job.runner.write(self._written, order[:1])  # opens the model
+        clock, done = time.perf_counter(), 0
+        while done < len(order) and time.perf_counter() - clock < _CALIBRATION_SECONDS:
+            done += len(self._job.runner.write(self._written, order[done : done + _WRITTEN_AT_A_TIME]))
+        return (time.perf_counter() - clock) / done * self._compute
+
+    def _tokens_per_second(self) -> float:
         self._encoder.encode(self._prefixed(self._sample[:8]))  # the first run of a session is slower
         order = self._random.sample(self._sample, min(len(self._sample), _CALIBRATION_TEXTS))
         clock = time.perf_counter()
@@ -232,17 +267,17 @@ class _Planner:
             done += count
             if time.perf_counter() - clock > _CALIBRATION_SECONDS:
                 break
-        speed = done / (time.perf_counter() - clock)
-        rows = self._states.total() - self._states["superseded"] - self._states["done"]
-        return tokens / speed + rows / ROWS_WRITTEN_PER_SECOND
+        return done / (time.perf_counter() - clock)
 
     def _memory(self, total: int) -> int:
         """What this process took, in which the model has run, and the engine's chunk and bookkeeping."""
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-        return peak + self._chunk_rows * self._job.bound.feature.dims * _BYTES_PER_COMPONENT + 2 * total
+        numbers = value_bytes(self._job.bound.feature) // 4
+        return peak + self._chunk_rows * numbers * _BYTES_PER_COMPONENT + 2 * total
 
     @property
     def _encoder(self) -> Encoder:
+        assert isinstance(self._job.bound, BoundFeature)
         return self._job.runner.encoder(self._job.bound, "batch")
 
     def _prefixed(self, texts: Iterable[str]) -> list[str]:

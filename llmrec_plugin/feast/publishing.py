@@ -12,27 +12,33 @@ from feast import Entity, FeatureView, OnDemandFeatureView, RequestSource
 from feast.types import Array, PrimitiveFeastType
 
 from llmrec_plugin.artifacts import ArtifactStore
-from llmrec_plugin.binding import BoundFeature, BoundSimilarity, bind
+from llmrec_plugin.binding import BoundColumn, BoundFeature, BoundSimilarity, bind
 from llmrec_plugin.errors import ArtifactError, ColumnTypeError, DeclarationError, NameCollisionError, UnknownNameError
 from llmrec_plugin.feast.compatibility import unsuited_settings
 from llmrec_plugin.feast.patches import LLMBatchFeatureView
-from llmrec_plugin.feast.views import batch_view, on_demand_name, on_demand_view, request_source, similarity_view
+from llmrec_plugin.feast.views import (
+    batch_view,
+    column_types,
+    on_demand_name,
+    on_demand_view,
+    request_source,
+    similarity_view,
+)
 from llmrec_plugin.manager import load_catalogue
 from llmrec_plugin.registry import Provenance, Registered
 from llmrec_plugin.settings import load_settings
-from llmrec_plugin.specs import Feature, HistoryEmbeddingFeature, SimilarityFeature, TextFeature
+from llmrec_plugin.specs import ColumnFeature, Feature, SimilarityFeature, TokenFeature
 
 logger = logging.getLogger(__name__)
 
 View: TypeAlias = FeatureView | OnDemandFeatureView
-_TEXT_TYPES = {
-    PrimitiveFeastType.STRING,
+_NUMBER_TYPES = {
     PrimitiveFeastType.INT32,
     PrimitiveFeastType.INT64,
     PrimitiveFeastType.FLOAT32,
     PrimitiveFeastType.FLOAT64,
-    PrimitiveFeastType.BOOL,
 }
+_TEXT_TYPES = {PrimitiveFeastType.STRING, PrimitiveFeastType.BOOL, *_NUMBER_TYPES}
 
 
 def publish(
@@ -96,7 +102,7 @@ class _Publication:
         self._exclude = set(exclude)
         for name in {*sources, *(self._include or ()), *self._exclude} - self._features.keys():
             raise UnknownNameError("feature", name, self._features)
-        self._bound: dict[str, BoundFeature] = {}
+        self._bound: dict[str, BoundColumn] = {}
         self._views: dict[str, View] = {}
         self._requests: dict[str, RequestSource] = {}
 
@@ -120,7 +126,7 @@ class _Publication:
             if isinstance(feature, SimilarityFeature):
                 self._publish_similarity(feature, tags)
             else:
-                self._publish_embedding(feature, tags)
+                self._publish_column(feature, tags)
         except (ColumnTypeError, DeclarationError, UnknownNameError) as exc:
             required = item.provenance.plugin == _REPO or (self._include is not None and feature.name in self._include)
             if required:
@@ -134,7 +140,7 @@ class _Publication:
             )
             raise
 
-    def _publish_embedding(self, feature: TextFeature, tags: dict[str, str]) -> None:
+    def _publish_column(self, feature: ColumnFeature, tags: dict[str, str]) -> None:
         if feature.name in self._bound:
             return
         raw = None if feature.entity is None else self._raw_view(feature)
@@ -149,7 +155,7 @@ class _Publication:
         self._requests[feature.name] = request
 
     def _publish_similarity(self, feature: SimilarityFeature, tags: dict[str, str]) -> None:
-        sides = []
+        sides: list[BoundFeature] = []
         sources: list[FeatureView | RequestSource] = []
         for name in (feature.left, feature.right):
             if name not in self._features:
@@ -159,8 +165,15 @@ class _Publication:
                 raise DeclarationError(
                     f"Feature {feature.name!r} compares {name!r}, which is a similarity; name an embedding feature."
                 )
-            self._publish_embedding(side, {"llmrec.plugin": self._features[name].provenance.plugin})
-            sides.append(self._bound[name])
+            if isinstance(side, TokenFeature):
+                raise DeclarationError(
+                    f"Feature {feature.name!r} compares {name!r}, which is no vector; name an embedding feature, such "
+                    "as a GeneratedEmbeddingFeature of it."
+                )
+            self._publish_column(side, {"llmrec.plugin": self._features[name].provenance.plugin})
+            bound = self._bound[name]
+            assert isinstance(bound, BoundFeature)
+            sides.append(bound)
             sources.append(self._requests[name] if side.entity is None else self._views[name])  # type: ignore[arg-type]
         view = similarity_view(BoundSimilarity(feature, sides[0], sides[1]), sources, tags)
         self._add_views(feature, {feature.name: view})
@@ -172,7 +185,7 @@ class _Publication:
             )
         self._views.update(views)
 
-    def _raw_view(self, feature: TextFeature) -> FeatureView:
+    def _raw_view(self, feature: ColumnFeature) -> FeatureView:
         """The view that has the feature's entity and columns."""
         if feature.entity not in self._entities:
             raise UnknownNameError("Feast entity in this module", str(feature.entity), self._entities)
@@ -225,13 +238,15 @@ def _is_raw_view(item: object) -> bool:
     return isinstance(item, FeatureView) and not isinstance(item, LLMBatchFeatureView)
 
 
-def _check_types(feature: TextFeature, view: FeatureView) -> None:
+def _check_types(feature: ColumnFeature, view: FeatureView) -> None:
     types = {field.name: field.dtype for field in view.features}
-    for column in feature.columns:
+    for column, wanted in column_types(feature).items():
         dtype = types.get(column)
         is_list = isinstance(dtype, Array) and dtype.base_type == PrimitiveFeastType.STRING
-        if isinstance(feature, HistoryEmbeddingFeature):
+        if isinstance(wanted, Array):
             fits, expected = is_list, "Array(String)"
+        elif wanted == PrimitiveFeastType.FLOAT64:
+            fits, expected = dtype in _NUMBER_TYPES, "a number"
         else:
             fits, expected = is_list or dtype in _TEXT_TYPES, "String, a number, Bool or Array(String)"
         if dtype is not None and not fits:

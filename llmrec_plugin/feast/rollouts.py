@@ -296,7 +296,7 @@ def _check_artifacts(artifacts: Iterable[str]) -> None:
     store = ArtifactStore(load_settings().artifact_folders)
     for artifact in {item for item in artifacts if item}:
         model, _, artifact_id = artifact.partition("@")
-        store.get(model, artifact_id)
+        store.find(model, artifact_id)
 
 
 def _superseded(versions: Versions) -> list[int]:

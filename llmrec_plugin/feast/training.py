@@ -32,11 +32,11 @@ from feast.data_format import ParquetFormat
 from feast.protos.feast.core.DataSource_pb2 import DataSource as DataSourceProto
 from feast.repo_config import RepoConfig
 
-from llmrec_plugin.binding import BoundFeature, from_values
+from llmrec_plugin.binding import BoundColumn, BoundSimilarity, from_values
 from llmrec_plugin.errors import EngineError, InputError, MissingColumnError
 from llmrec_plugin.feast.tokens import cheap_tokens
-from llmrec_plugin.pipeline.packing import output_arrays, output_fields
-from llmrec_plugin.runtime.runner import runner_for
+from llmrec_plugin.pipeline.columns import output_arrays, output_fields
+from llmrec_plugin.runtime.runner import Computed, runner_for
 from llmrec_plugin.runtime.tables import Table
 from llmrec_plugin.runtime.workers import worker_settings
 from llmrec_plugin.settings import load_settings
@@ -118,10 +118,10 @@ class TrainingSource(FileSource):
         return [(column, "string") for column in columns if column] + [(item.name, str(item.type)) for item in outputs]
 
     @property
-    def bound(self) -> BoundFeature:
-        """The feature whose vectors these are."""
+    def bound(self) -> BoundColumn:
+        """The feature whose values these are."""
         bound = from_values(self.configuration["bound"])
-        assert isinstance(bound, BoundFeature)
+        assert not isinstance(bound, BoundSimilarity)
         return bound
 
     @property
@@ -197,8 +197,9 @@ class TrainingSource(FileSource):
                 if not batch.num_rows:
                     continue
                 texts = {name: batch.column(raw).to_pylist() for name, raw in columns.items()}
-                embedded = runner.embed(bound, texts, "historical")
-                arrays = output_arrays(bound.feature, embedded.values, embedded.statuses)
+                computed = runner.compute(bound, texts, "historical")
+                _check_answered(bound, computed)
+                arrays = output_arrays(bound.feature, computed.values, computed.statuses)
                 kept = [batch.column(name) for name in self.kept]
                 writer.write_batch(pa.record_batch([*kept, *arrays], schema=schema))
 
@@ -217,6 +218,16 @@ class TrainingSource(FileSource):
             f"Training data of feature {name!r} is computed from {uri}, which is not there: looked in "
             f"{', '.join(dict.fromkeys(map(str, roots)))}. Run in the feature repo's folder, or `feast apply` again "
             "where the file is."
+        )
+
+
+def _check_answered(bound: BoundColumn, computed: Computed) -> None:
+    """A table with gaps would count as up to date, and a model would learn from them."""
+    if computed.unanswered:
+        reason = next(iter(computed.unanswered.values()))
+        raise EngineError(
+            f"Feature {bound.feature.name!r}: {len(computed.unanswered)} of {len(computed.values)} rows got no answer "
+            f"from the model, first: {reason}. Read again later; what was answered is kept."
         )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import datetime
 from itertools import islice
 from typing import Any, TypeAlias
@@ -12,12 +12,14 @@ import numpy as np
 from feast import FeatureView, Field, RepoConfig
 from feast.infra.key_encoding_utils import deserialize_entity_key
 from feast.protos.feast.types.EntityKey_pb2 import EntityKey
-from feast.protos.feast.types.Value_pb2 import FloatList, Value
+from feast.protos.feast.types.Value_pb2 import FloatList, Int64List, StringList, Value
 
 from llmrec_plugin.errors import DeclarationError, FingerprintMismatchError, InputError
+from llmrec_plugin.pipeline.columns import plain_columns
 from llmrec_plugin.pipeline.nearest import Block, nearest
+from llmrec_plugin.pipeline.outputs import ColumnType, columns_of_output
 from llmrec_plugin.pipeline.packing import stored_values
-from llmrec_plugin.specs import Metric, TextFeature
+from llmrec_plugin.specs import ColumnFeature, Metric, TextFeature, TokenFeature
 
 Hit: TypeAlias = tuple[datetime | None, EntityKey | None, dict[str, Value] | None]
 """Time, key and features of a row, one of them ``distance``, as Feast's stores return it."""
@@ -100,6 +102,27 @@ def vector_values(feature: TextFeature, vectors: Sequence[np.ndarray | None]) ->
         else Value.FromString(head + stored.astype("<f4", copy=False).tobytes())
         for stored in stored_values(feature, vectors)
     ]
+
+
+def value_columns(feature: ColumnFeature, values: Sequence[Any]) -> dict[str, list[Value]]:
+    """Feast's values of n values of `feature`, by column, without statuses; an empty one for None."""
+    if not isinstance(feature, TokenFeature):
+        return {feature.name: vector_values(feature, values)}
+    types = [kind for _, kind in columns_of_output(feature.output)]
+    columns = plain_columns(feature, values).items()
+    return {name: _protos(column, kind) for (name, column), kind in zip(columns, types, strict=True)}
+
+
+def _protos(column: Sequence[Any], kind: ColumnType) -> list[Value]:
+    makers: dict[ColumnType, Callable[[Any], Value]] = {
+        "string": lambda value: Value(string_val=value),
+        "strings": lambda value: Value(string_list_val=StringList(val=value)),
+        "float": lambda value: Value(float_val=value),
+        "floats": lambda value: Value(float_list_val=FloatList(val=value)),
+        "ints": lambda value: Value(int64_list_val=Int64List(val=value)),
+    }
+    make = makers[kind]
+    return [Value() if value is None else make(value) for value in column]
 
 
 def decode(rows: Iterable[tuple[bytes, bytes]], column: Field) -> Iterator[Block]:

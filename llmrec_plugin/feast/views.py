@@ -12,16 +12,17 @@ from feast.data_format import ParquetFormat
 from feast.data_source import DataSource
 from feast.protos.feast.core.DataSource_pb2 import DataSource as DataSourceProto
 from feast.transformation.python_transformation import PythonTransformation
-from feast.types import Array, Bytes, FeastType, Float32, String, from_value_type
+from feast.types import Array, Bytes, FeastType, Float32, Float64, Int64, String, from_value_type
 from feast.value_type import ValueType
 from google.protobuf.json_format import MessageToDict
 
-from llmrec_plugin.binding import Bound, BoundFeature, BoundSimilarity, to_values
+from llmrec_plugin.binding import Bound, BoundColumn, BoundSimilarity, to_values
 from llmrec_plugin.errors import DeclarationError
 from llmrec_plugin.feast.patches import FINGERPRINT_TAG, LLMBatchFeatureView
 from llmrec_plugin.feast.training import TrainingSource, project_name
 from llmrec_plugin.feast.vectors import FEAST_METRICS
-from llmrec_plugin.specs import HistoryEmbeddingFeature, TextFeature
+from llmrec_plugin.pipeline.outputs import ColumnType, columns_of_output
+from llmrec_plugin.specs import ColumnFeature, GeneratedEmbeddingFeature, HistoryEmbeddingFeature, TokenFeature
 from llmrec_plugin.transform import Transform, source
 
 # Name of the view that a batch view reads, by which a push finds the vectors it must compute.
@@ -39,15 +40,15 @@ class DeclaredTransformation(PythonTransformation):
         return self.outputs
 
 
-def on_demand_name(feature: TextFeature) -> str:
+def on_demand_name(feature: ColumnFeature) -> str:
     """Name of the feature's on-demand view: its own, unless a batch view has that already."""
     return feature.name if feature.entity is None else f"{feature.name}_on_demand"
 
 
 def batch_view(
-    bound: BoundFeature, raw: FeatureView, entity: Entity, root: str, tags: dict[str, str]
+    bound: BoundColumn, raw: FeatureView, entity: Entity, root: str, tags: dict[str, str]
 ) -> LLMBatchFeatureView:
-    """The materialized view: reads the newest row of `raw` per entity, stores one vector.
+    """The materialized view: reads the newest row of `raw` per entity, stores one value.
 
     Args:
         bound: The feature and its artifact.
@@ -86,7 +87,7 @@ def batch_view(
             "created": stamps[1],
             "field_mapping": dict(raw_source.field_mapping),
         },
-        description=f"Vectors of every row of {raw.name}, for historical reads.",
+        description=f"Values of every row of {raw.name}, for historical reads.",
     )
     return LLMBatchFeatureView(
         name=feature.name,
@@ -116,21 +117,34 @@ def _raw_rows(source: DataSource) -> dict[str, Any] | None:
     return None
 
 
-def request_source(feature: TextFeature, raw: FeatureView | None) -> RequestSource:
+def request_source(feature: ColumnFeature, raw: FeatureView | None) -> RequestSource:
     """The feature's columns, sent with a request, typed as in `raw` if there is one.
 
     Feast refuses an empty list in a request; send None, or nothing but blank texts, for an empty history.
     """
-    default = Array(String) if isinstance(feature, HistoryEmbeddingFeature) else String
+    defaults = column_types(feature)
     types = {field.name: field.dtype for field in raw.features} if raw else {}
     return RequestSource(
         name=f"{feature.name}_request",
-        schema=[Field(name=column, dtype=types.get(column, default)) for column in feature.columns],
+        schema=[Field(name=column, dtype=types.get(column, defaults[column])) for column in feature.columns],
     )
 
 
-def on_demand_view(bound: BoundFeature, request: RequestSource, tags: dict[str, str]) -> OnDemandFeatureView:
-    """The view that computes the vector of text sent with the request."""
+def column_types(feature: ColumnFeature) -> dict[str, FeastType]:
+    """The types that the columns of a feature are expected to have; text columns may hold what reads as text, too."""
+    if isinstance(feature, GeneratedEmbeddingFeature):
+        return column_types(feature.of)
+    if isinstance(feature, HistoryEmbeddingFeature):
+        return {feature.events: Array(String)}
+    if not isinstance(feature, TokenFeature) or feature.prompt is None:
+        return dict.fromkeys(feature.columns, String)
+    renamed = dict(feature.columns_of)
+    types: dict[str, FeastType] = {"text": String, "list": Array(String), "number": Float64}
+    return {renamed.get(slot.name, slot.name): types[slot.type] for slot in feature.prompt.slots}
+
+
+def on_demand_view(bound: BoundColumn, request: RequestSource, tags: dict[str, str]) -> OnDemandFeatureView:
+    """The view that computes the value of what is sent with the request."""
     name = on_demand_name(bound.feature)
     return _on_demand(name, bound, [request], _output_fields(name, bound.feature, stored=False), tags)
 
@@ -145,13 +159,28 @@ def similarity_view(
     return _on_demand(bound.feature.name, bound, sources, outputs, tags)
 
 
-def _output_fields(name: str, feature: TextFeature, *, stored: bool) -> list[Field]:
-    """The vector's field, with its index where Feast can have one, and the status field if declared.
+_TYPES: dict[ColumnType, FeastType] = {
+    "string": String,
+    "strings": Array(String),
+    "float": Float32,
+    "floats": Array(Float32),
+    "ints": Array(Int64),
+}
+
+
+def _output_fields(name: str, feature: ColumnFeature, *, stored: bool) -> list[Field]:
+    """The value's fields, with an index where Feast can have one, and the status field if declared.
 
     Only stored fields are described: of an on-demand view's Feast 0.67 forgets the descriptions, and then refuses to
     serve it in a feature service, which remembers them.
     """
     described: dict[str, Any] = {"description": feature.description} if stored else {}
+    if isinstance(feature, TokenFeature):
+        fields = [
+            Field(name=name + suffix, dtype=_TYPES[kind], **({} if suffix else described))
+            for suffix, kind in columns_of_output(feature.output)
+        ]
+        return [*fields, *([Field(name=f"{name}_status", dtype=String)] if feature.status else [])]
     index: dict[str, Any] = {}
     if stored and feature.storage == "list":
         index = {
@@ -184,7 +213,7 @@ def _on_demand(
 
 def _tags(bound: Bound) -> dict[str, str]:
     tags = {FINGERPRINT_TAG: bound.fingerprint, "llmrec.kind": bound.feature.kind}
-    if isinstance(bound, BoundFeature):
+    if not isinstance(bound, BoundSimilarity):
         tags |= {"llmrec.model": bound.feature.model, "llmrec.artifact": bound.artifact_id}
     return tags
 

@@ -15,7 +15,7 @@ from typing import Any
 import click
 from feast import FeatureStore
 
-from llmrec_plugin.binding import BoundFeature, BoundSimilarity
+from llmrec_plugin.binding import BoundColumn, BoundSimilarity
 from llmrec_plugin.errors import LLMRecError
 from llmrec_plugin.runtime.runner import runner_for
 from llmrec_plugin.settings import load_settings
@@ -67,9 +67,9 @@ def _load_all(store: FeatureStore) -> None:
     logger.info("Loaded the models of %d on-demand features in %.1f s.", loaded, time.monotonic() - started)
 
 
-def _computed_on_demand(store: FeatureStore) -> list[BoundFeature]:
+def _computed_on_demand(store: FeatureStore) -> list[BoundColumn]:
     """The features that requests make this process compute, each way of encoding once."""
-    found: dict[str, BoundFeature] = {}
+    found: dict[str, BoundColumn] = {}
     for view in store.list_on_demand_feature_views():
         transform = getattr(view.feature_transformation, "udf", None)
         if not isinstance(transform, Transform):

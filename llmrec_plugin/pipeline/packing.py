@@ -84,20 +84,3 @@ def value_array(feature: TextFeature, vectors: Sequence[np.ndarray | None]) -> p
     offsets = np.concatenate([[0], np.cumsum(present * feature.dims)]).astype(np.int32)
     values = np.concatenate([vector for vector in vectors if vector is not None] or [np.empty(0, np.float32)])
     return pa.ListArray.from_arrays(pa.array(offsets), pa.array(values, pa.float32()), mask=pa.array(~present))
-
-
-def output_fields(feature: TextFeature) -> list[pa.Field]:
-    """The columns that `feature` stores: its vectors and, if declared, their statuses."""
-    import pyarrow as pa
-
-    status = [pa.field(feature.status_name, pa.string())] if feature.status else []
-    return [pa.field(feature.name, value_type(feature)), *status]
-
-
-def output_arrays(
-    feature: TextFeature, vectors: Sequence[np.ndarray | None], statuses: Sequence[str]
-) -> list[pa.Array]:
-    """n vectors of (dims,) float32, or None, and n statuses, as `output_fields` has them."""
-    import pyarrow as pa
-
-    return [value_array(feature, vectors), *([pa.array(statuses, pa.string())] if feature.status else [])]

@@ -105,7 +105,7 @@ class RunReport:
         )
 
 
-class VectorCache:
+class ValueCache:
     """A bounded, shared cache of float32 vectors.
 
     Args:
@@ -126,8 +126,13 @@ class VectorCache:
 
     def get_many(self, fingerprint: str, texts: Sequence[str]) -> dict[str, np.ndarray]:
         """The cached vectors of those `texts` that have one, each (dims,) float32 and read-only."""
+        found = self.get_bytes(fingerprint, texts)
+        return {text: np.frombuffer(data, dtype="<f4") for text, data in found.items()}
+
+    def get_bytes(self, fingerprint: str, texts: Sequence[str]) -> dict[str, bytes]:
+        """The cached values of those `texts` that have one, as they were put."""
         by_key = {_key(fingerprint, text): text for text in texts}
-        found: dict[str, np.ndarray] = {}
+        found: dict[str, bytes] = {}
         stale: list[bytes] = []
         now = int(time.time())
         with self._guard("read"), self._connect("read") as connection:
@@ -137,11 +142,11 @@ class VectorCache:
                 marks = ",".join("?" * len(some))
                 query = f"SELECT key, value, used FROM entries WHERE key IN ({marks})"  # noqa: S608 - only "?" marks
                 for key, value, used in connection.execute(query, some):
-                    vector = _decode(value)
-                    if vector is None:
+                    data = _checked(value)
+                    if data is None:
                         logger.warning("%s: one damaged value is computed again.", self.path)
                         continue
-                    found[by_key[key]] = vector
+                    found[by_key[key]] = data
                     if used < now - _TOUCH_AFTER_SECONDS:
                         stale.append(key)
         if stale:
@@ -162,8 +167,13 @@ class VectorCache:
 
     def put_many(self, fingerprint: str, vectors: Mapping[str, np.ndarray]) -> None:
         """Stores the vectors of texts, all or none; they are on disk when this returns."""
+        data = {text: np.ascontiguousarray(vector, dtype="<f4").tobytes() for text, vector in vectors.items()}
+        self.put_bytes(fingerprint, data)
+
+    def put_bytes(self, fingerprint: str, values: Mapping[str, bytes]) -> None:
+        """Stores the values of texts, all or none; they are on disk when this returns."""
         now = int(time.time())
-        rows = [(_key(fingerprint, text), fingerprint, _encode(vector), now) for text, vector in vectors.items()]
+        rows = [(_key(fingerprint, text), fingerprint, _with_checksum(data), now) for text, data in values.items()]
         rows.sort()  # keys that lie side by side are written side by side
         with self._guard("write"), self._connect("write") as connection, connection:
             connection.execute("BEGIN IMMEDIATE")
@@ -262,13 +272,11 @@ def _key(fingerprint: str, text: str) -> bytes:
     return hashlib.sha256(f"{fingerprint}\n{text}".encode("utf-8", "surrogatepass")).digest()
 
 
-def _encode(vector: np.ndarray) -> bytes:
-    data = np.ascontiguousarray(vector, dtype="<f4").tobytes()
+def _with_checksum(data: bytes) -> bytes:
     return zlib.crc32(data).to_bytes(4, "little") + data
 
 
-def _decode(value: bytes) -> np.ndarray | None:
+def _checked(value: bytes) -> bytes | None:
+    """What was put; None if it is damaged."""
     checksum, data = value[:4], value[4:]
-    if zlib.crc32(data).to_bytes(4, "little") != checksum:
-        return None
-    return np.frombuffer(data, dtype="<f4")
+    return data if zlib.crc32(data).to_bytes(4, "little") == checksum else None

@@ -1,12 +1,12 @@
-"""Texts of concurrent requests, encoded together.
+"""Texts of concurrent requests, encoded (or answered by a generator) together.
 
-Callers hand in texts and wait. One thread at a time takes what waits, encodes it in one go and hands out the vectors;
+Callers hand in texts and wait. One thread at a time takes what waits, encodes it in one go and hands out the values;
 it never waits for more texts to come, so a lone request is encoded at once, and batches grow by themselves while the
 encoder is busy. A text that several callers want is encoded once.
 
 That thread is the caller's own when nothing else waits and it has no deadline: it leads, which spares it two changes
 of threads. Otherwise, and for all that came meanwhile, it is the batcher's thread. The batcher's thread also keeps
-the vectors, after they were handed out.
+the values, after they were handed out.
 """
 
 from __future__ import annotations
@@ -16,43 +16,41 @@ import threading
 import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Sequence
-from typing import NamedTuple, TypeAlias
+from typing import Generic, NamedTuple, TypeAlias
 
-import numpy as np
-
-from llmrec_plugin.runtime.waiting import Call, Vector, WaitingTexts
+from llmrec_plugin.runtime.waiting import Call, T, WaitingTexts
 
 logger = logging.getLogger(__name__)
 
 MAX_WAITING_TOKENS = 65_536
 """Bound on what may wait: some seconds of work for a small encoder on two cores."""
 TEXTS_PER_WRITE = 256
-"""Vectors that may wait to be kept while more texts come."""
+"""Values that may wait to be kept while more texts come."""
 RECENT_TEXTS = 1_024
-"""Vectors held in memory: a text that is done joins no second batch while its vector waits to be kept."""
+"""Values held in memory: a text that is done joins no second batch while its value waits to be kept."""
 _LOOK_SECONDS = 0.05
-"""How long the batcher's thread looks out for texts before it keeps vectors: keeping holds up callers that have just
+"""How long the batcher's thread looks out for texts before it keeps values: keeping holds up callers that have just
 been answered, as Python runs one thread at a time."""
 _LOOKS = 20
-"""How often it looks out in vain before it ends. Until then no caller needs to wake it to have its vectors kept,
+"""How often it looks out in vain before it ends. Until then no caller needs to wake it to have its values kept,
 which would hold up the caller, too."""
 
-Encode: TypeAlias = Callable[[list[str]], Sequence[Vector]]
+Encode: TypeAlias = Callable[[list[str]], Sequence[T | None]]
 
 
-class Prepared(NamedTuple):
+class Prepared(NamedTuple, Generic[T]):
     """A loaded encoder, ready for batches.
 
     Attributes:
-        encode: Distinct texts -> their (dims,) float32 vectors in order, None for one that is not finite.
+        encode: Distinct texts -> their values in order, e.g. (dims,) float32 vectors; None where there is none.
         token_budget: About how many tokens to encode in one go.
     """
 
-    encode: Encode
+    encode: Encode[T]
     token_budget: int
 
 
-class MicroBatcher:
+class MicroBatcher(Generic[T]):
     """Encodes texts for any number of threads, in batches that they share.
 
     Calls take turns, see `WaitingTexts`. What callers no longer wait for is encoded when nothing else waits, so that
@@ -63,7 +61,7 @@ class MicroBatcher:
         name: Of the feature, for messages and the thread.
         prepare: Gives the encoder; called before every batch, and never in the thread of a caller with a deadline,
             so loading delays none. Its error goes to every waiting caller.
-        keep: Called in the batcher's thread with finite vectors, after they were handed out and when there is time.
+        keep: Called in the batcher's thread with valid values, after they were handed out and when there is time.
         count_tokens: About how many tokens a text has; must not be slow.
         max_waiting_tokens: Bound on the tokens that wait.
     """
@@ -71,8 +69,8 @@ class MicroBatcher:
     def __init__(
         self,
         name: str,
-        prepare: Callable[[], Prepared],
-        keep: Callable[[dict[str, np.ndarray]], None],
+        prepare: Callable[[], Prepared[T]],
+        keep: Callable[[dict[str, T]], None],
         count_tokens: Callable[[str], int],
         max_waiting_tokens: int = MAX_WAITING_TOKENS,
     ) -> None:
@@ -87,12 +85,12 @@ class MicroBatcher:
         self._running = False  # the batcher's thread is at work or looks out for it
         self._keeping = False
         self._draining = 0
-        self._waiting = WaitingTexts(count_tokens, max_waiting_tokens)
-        self._recent: OrderedDict[str, np.ndarray] = OrderedDict()
-        self._unkept: dict[str, np.ndarray] = {}
+        self._waiting: WaitingTexts[T] = WaitingTexts(count_tokens, max_waiting_tokens)
+        self._recent: OrderedDict[str, T] = OrderedDict()
+        self._unkept: dict[str, T] = {}
 
-    def encode(self, texts: Sequence[str], until: float | None = None) -> dict[str, Vector]:
-        """The vectors of `texts` that are there in time.
+    def encode(self, texts: Sequence[str], until: float | None = None) -> dict[str, T | None]:
+        """The values of `texts` that are there in time.
 
         Args:
             texts: Distinct texts.
@@ -101,16 +99,16 @@ class MicroBatcher:
                 caller waits for room.
 
         Returns:
-            Text -> (dims,) float32 or, where the model gave no finite vector, None. Texts that were not ready in
+            Text -> its value or, where the model gave none that is valid, None. Texts that were not ready in
             time are not in it.
 
         Raises:
             Exception: What loading the encoder or encoding one of these texts raised.
         """
-        call = Call(texts)
+        call: Call[T] = Call(texts)
         with self._lock:
             if not self._find_room(call, until):
-                return dict(call.vectors)
+                return dict(call.values)
             leads = bool(call.queue) and self._add(call, may_lead=until is None)
         if leads:
             self._encode_batch()
@@ -120,7 +118,7 @@ class MicroBatcher:
             self._waiting.give_up(call)  # too late, or one of its texts failed
             if call.error is not None:
                 raise call.error
-            return dict(call.vectors)
+            return dict(call.values)
 
     def drain(self) -> None:
         """Returns when all that waits is encoded and kept."""
@@ -133,20 +131,20 @@ class MicroBatcher:
 
     # --- called with the lock
 
-    def _find_room(self, call: Call, until: float | None) -> bool:
+    def _find_room(self, call: Call[T], until: float | None) -> bool:
         """Takes from the call what is at hand; whether the rest may wait."""
         while True:
             for text in call.queue:
                 if text in self._recent:
                     call.give(text, self._recent[text])
-            call.queue = deque(text for text in call.queue if text not in call.vectors)
+            call.queue = deque(text for text in call.queue if text not in call.values)
             if self._waiting.make_room(call):
                 return True
             if until is not None:
                 return False
             self._room.wait()
 
-    def _add(self, call: Call, *, may_lead: bool) -> bool:
+    def _add(self, call: Call[T], *, may_lead: bool) -> bool:
         """Lets the call's texts wait; returns whether its caller is to encode the next batch."""
         is_idle = not self._encoding and not self._waiting.calls
         # A caller that leads writes nothing, so it must not get far ahead of a disk that is slow.
@@ -175,12 +173,12 @@ class MicroBatcher:
         while True:
             hurries = self._draining > 0 or _process_ends()
             if len(self._unkept) >= TEXTS_PER_WRITE:
-                return self._keep_vectors
+                return self._keep_values
             if not self._encoding and self._has_texts():
                 self._encoding = True
                 return self._encode_batch
             if self._unkept and (looks or hurries):
-                return self._keep_vectors
+                return self._keep_values
             if not self._encoding and (looks == _LOOKS or _process_ends()):
                 self._running = False
                 return None
@@ -202,7 +200,7 @@ class MicroBatcher:
             task()
 
     def _encode_batch(self) -> None:
-        """Encodes the next texts and hands out their vectors; called by the one thread that has set `_encoding`."""
+        """Encodes the next texts and hands out their values; called by the one thread that has set `_encoding`."""
         try:
             encode, token_budget = self._prepare()
             with self._lock:
@@ -225,7 +223,7 @@ class MicroBatcher:
             self._encoding = False
             self._settled.notify_all()
             if not (self._waiting or self._draining or (self._unkept and not self._running)):
-                return  # a thread that is running finds vectors to keep by itself
+                return  # a thread that is running finds values to keep by itself
             try:
                 self._wake()
                 return
@@ -234,24 +232,28 @@ class MicroBatcher:
                 self._running = True
         self._work()
 
-    def _hand_out(self, outcomes: dict[str, Vector | BaseException]) -> None:
-        finite = {text: vector for text, vector in outcomes.items() if isinstance(vector, np.ndarray)}
-        self._unkept |= finite
-        self._recent |= finite
+    def _hand_out(self, outcomes: dict[str, T | BaseException | None]) -> None:
+        valid = {
+            text: value
+            for text, value in outcomes.items()
+            if value is not None and not isinstance(value, BaseException)
+        }
+        self._unkept |= valid
+        self._recent |= valid
         while len(self._recent) > RECENT_TEXTS:
             self._recent.popitem(last=False)
         failed = self._waiting.hand_out(outcomes)
         for error in {id(item): item for item in outcomes.values() if isinstance(item, BaseException)}.values():
             self._log(error, failed)
 
-    def _keep_vectors(self) -> None:
+    def _keep_values(self) -> None:
         with self._lock:
-            vectors, self._unkept = self._unkept, {}
+            values, self._unkept = self._unkept, {}
             self._keeping = True
         try:
-            self._keep(vectors)
+            self._keep(values)
         except Exception:
-            logger.exception("%s: vectors could not be kept", self._name)
+            logger.exception("%s: values could not be kept", self._name)
         with self._lock:
             self._keeping = False
             self._settled.notify_all()
@@ -265,7 +267,7 @@ def _process_ends() -> bool:
     return not threading.main_thread().is_alive()
 
 
-def _encode(encode: Encode, texts: list[str]) -> dict[str, Vector | BaseException]:
+def _encode(encode: Encode[T], texts: list[str]) -> dict[str, T | BaseException | None]:
     """What each text gave. When the batch fails each is tried alone, so that one text fails no other."""
     if not texts:  # their callers have left, and others came first
         return {}

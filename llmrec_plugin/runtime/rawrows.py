@@ -24,7 +24,7 @@ import pyarrow.parquet as pq
 
 from llmrec_plugin.errors import ColumnTypeError, MissingColumnError
 from llmrec_plugin.runtime.ledger import Key
-from llmrec_plugin.specs import TextFeature
+from llmrec_plugin.specs import ColumnFeature
 
 Interval: TypeAlias = tuple[int, int]
 """First and last microsecond since 1970 UTC, both included, as in Feast's file store."""
@@ -123,7 +123,7 @@ class RawRows:
     def __init__(
         self,
         dataset: pads.Dataset,
-        feature: TextFeature,
+        feature: ColumnFeature,
         *,
         key: str,
         timestamp: str,

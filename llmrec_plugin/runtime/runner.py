@@ -1,4 +1,7 @@
-"""Rows -> values of a bound feature: assemble, look up, encode what is missing, post-process."""
+"""Rows -> values of a bound feature: assemble, look up, compute what is missing, post-process.
+
+Vectors are computed here; what a model writes, by `llmrec_plugin.runtime.writer`.
+"""
 
 from __future__ import annotations
 
@@ -10,45 +13,54 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from llmrec_plugin.artifacts import ArtifactStore
-from llmrec_plugin.binding import BoundFeature
+from llmrec_plugin.artifacts import Artifact, ArtifactStore
+from llmrec_plugin.binding import BoundColumn, BoundFeature, BoundTokens
 from llmrec_plugin.inference import Profile
-from llmrec_plugin.pipeline.assemble import assemble
+from llmrec_plugin.pipeline.assemble import Assembled, assemble, clean
+from llmrec_plugin.pipeline.columns import Value, Written, as_text, fallback_of
 from llmrec_plugin.pipeline.postprocess import combine, finish
-from llmrec_plugin.runtime.cache import RunReport, VectorCache
+from llmrec_plugin.pipeline.prompts import read_rows
+from llmrec_plugin.runtime.cache import RunReport, ValueCache
 from llmrec_plugin.runtime.counts import RequestCounts
 from llmrec_plugin.runtime.encoder import Encoder
 from llmrec_plugin.runtime.microbatch import MicroBatcher, Prepared
+from llmrec_plugin.runtime.writer import KEYS_PER_CALL, Outcome, Writer
 from llmrec_plugin.settings import Settings
 
 logger = logging.getLogger(__name__)
 
 Mode = Literal["batch", "on_demand", "historical", "push"]
 _REQUESTS: tuple[Mode, ...] = ("on_demand", "push")  # few rows and somebody waits: no progress bar, no report kept
-Status = Literal["ok", "empty", "invalid", "fallback"]
+Status = Literal["ok", "cached", "empty", "invalid", "fallback"]
 
+WRITING_TOKENS = 16_384
+"""Tokens, read and written, of the requests that a generator takes at a time."""
 CHARACTERS_PER_TOKEN = 4
 """Of English; how long a text is, is only guessed while it waits."""
 
 
-class Embedded(NamedTuple):
+class Computed(NamedTuple):
     """The values of n rows, in their order.
 
     Attributes:
-        values: Per row a (dims,) float32 vector or None.
+        values: Per row a (dims,) float32 vector, what a model wrote, or None.
         statuses: Per row why its value is what it is.
         report: What computing them took.
-        invalid: Row number -> why the row could not be read.
+        invalid: Row number -> why the row has no value: it could not be read, or what the model gave is not valid.
+        unanswered: Row number -> why an engine gave no answer, though it may give one another time.
     """
 
-    values: list[np.ndarray | None]
+    values: list[Value]
     statuses: list[Status]
     report: RunReport
     invalid: dict[int, str]
+    unanswered: Mapping[int, str] = MappingProxyType({})
 
 
 class Runner:
@@ -60,26 +72,28 @@ class Runner:
 
     def __init__(self, settings: Settings) -> None:
         self.store = ArtifactStore(settings.artifact_folders)
-        self.cache = VectorCache(settings.cache_folder, settings.cache_max_bytes)
+        self.cache = ValueCache(settings.cache_folder, settings.cache_max_bytes)
         self._settings = settings
         self.requests = RequestCounts()
         self._encoders: dict[tuple[str, Profile], Encoder] = {}
         self._loading: defaultdict[tuple[str, Profile], threading.Lock] = defaultdict(threading.Lock)
-        self._batchers: dict[str, MicroBatcher] = {}
+        self._batchers: dict[str, MicroBatcher[np.ndarray]] = {}
+        self._writing_batchers: dict[str, MicroBatcher[Outcome]] = {}
         self._lock = threading.Lock()
+        self._writer = Writer(settings, self.store, self.cache, self._loaded)
 
-    def embed(
+    def compute(
         self,
-        bound: BoundFeature,
+        bound: BoundColumn,
         columns: Mapping[str, Sequence[Any]],
         mode: Mode,
         *,
         called: float | None = None,
         quiet: bool = False,
-    ) -> Embedded:
-        """The vectors of n rows.
+    ) -> Computed:
+        """The values of n rows.
 
-        A row's vector depends on that row alone. A row that cannot be read gives None and is counted. On demand,
+        A row's value depends on that row alone. A row that cannot be read gives None and is counted. On demand,
         requests of all threads share batches, and a row that misses the feature's deadline falls back.
 
         Args:
@@ -93,9 +107,26 @@ class Runner:
             MissingColumnError: A declared column is not there.
             ArtifactError: The model is missing, damaged, or not what the feature declares.
         """
-        started, clock = time.time(), time.monotonic()
+        clock = time.monotonic()
+        called = clock if called is None else called
+        if isinstance(bound, BoundTokens):
+            computed = self._write_rows(bound, columns, mode, called, quiet=quiet)
+        elif bound.of is None:
+            computed = self._embed_rows(bound, assemble(bound.feature, columns), mode, called, quiet=quiet)
+        else:
+            written = self._write_rows(bound.of, columns, mode, called, quiet=quiet)
+            computed = self._embed_rows(bound, _texts(bound, written), mode, called, quiet=quiet)
+            computed = computed._replace(unanswered=written.unanswered)
+        report = replace(computed.report, seconds=time.monotonic() - clock)
+        if not quiet:
+            self._warn(report, computed.invalid)
+            self.record(report)
+        return computed._replace(report=report)
+
+    def _embed_rows(
+        self, bound: BoundFeature, assembled: Assembled, mode: Mode, called: float, *, quiet: bool
+    ) -> Computed:
         feature = bound.feature
-        assembled = assemble(feature, columns)
         texts = list(dict.fromkeys(text for row in assembled.rows for text in row))
         vectors = self.cache.get_many(bound.encoding_fingerprint, texts) if texts else {}
         cached = len(vectors)
@@ -103,14 +134,14 @@ class Runner:
         late: set[str] = set()
         tokens = 0
         if missing and mode == "on_demand":
-            late = self._encode_together(bound, missing, vectors, clock if called is None else called)
+            late = self._encode_together(bound, missing, vectors, called)
         elif missing:
             tokens = self._encode(bound, missing, vectors, mode, quiet=quiet)
 
         zeros = np.zeros(feature.dims, dtype=np.float32)
         empty = None if feature.on_empty == "null" else zeros
         fallback = None if feature.on_deadline == "null" else zeros
-        values: list[np.ndarray | None] = []
+        values: list[Value] = []
         statuses: list[Status] = []
         invalid = dict(assembled.invalid)
         for number, row in enumerate(assembled.rows):
@@ -127,38 +158,101 @@ class Runner:
                 values.append(None)
                 statuses.append("invalid")
                 invalid[number] = "the model gave a vector that is not finite"
-        report = RunReport(
-            started=started,
-            feature=feature.name,
-            fingerprint=bound.fingerprint,
-            mode=mode,
-            rows=len(values),
-            empty=sum(not row for row in assembled.rows) - len(assembled.invalid),
-            invalid=len(invalid),
-            texts=len(texts),
-            cached=cached,
-            computed=len(missing) - len(late),
-            tokens=tokens,
-            seconds=time.monotonic() - clock,
-            fallback=statuses.count("fallback"),
-        )
-        if not quiet:
-            self._warn(report, invalid)
-            self.record(report)
-        return Embedded(values, statuses, report, invalid)
+        report = _report(bound, mode, statuses, texts=len(texts), cached=cached, computed=len(missing) - len(late))
+        return Computed(values, statuses, replace(report, invalid=len(invalid), tokens=tokens), invalid)
 
-    def load(self, bound: BoundFeature) -> None:
+    def _write_rows(
+        self, bound: BoundTokens, columns: Mapping[str, Sequence[Any]], mode: Mode, called: float, *, quiet: bool
+    ) -> Computed:
+        feature = bound.feature
+        inputs = read_rows(feature, columns)
+        keys = list(dict.fromkeys(key for key in inputs.keys if key is not None))
+        outcomes = self._writer.known(bound, keys)
+        cached = set(outcomes)
+        missing = [key for key in keys if key not in cached]
+        if missing and mode == "on_demand":
+            outcomes |= self._write_together(bound, missing, called)
+        elif missing:
+            outcomes |= self._write(bound, missing, mode, quiet=quiet)
+
+        fallback = fallback_of(feature)
+        values: list[Value] = []
+        statuses: list[Status] = []
+        invalid, unanswered = dict(inputs.invalid), {}
+        for number, key in enumerate(inputs.keys):
+            outcome = None if key is None else outcomes.get(key)
+            if key is None:
+                values.append(None)
+                statuses.append("invalid" if number in invalid else "empty")
+            elif outcome is not None and outcome.written is not None:
+                values.append(outcome.written)
+                statuses.append("cached" if key in cached else "ok")
+            else:  # late, or without a valid value
+                values.append(fallback)
+                statuses.append("invalid" if outcome is not None and fallback is None else "fallback")
+                if outcome is not None and not outcome.lasting:
+                    unanswered[number] = outcome.reason
+                elif outcome is not None and fallback is None:
+                    invalid[number] = outcome.reason
+        computed = len(outcomes) - len(cached)
+        report = _report(bound, mode, statuses, texts=len(keys), cached=len(cached), computed=computed)
+        return Computed(values, statuses, report, invalid, unanswered)
+
+    def _write(self, bound: BoundTokens, keys: list[str], mode: Mode, *, quiet: bool) -> dict[str, Outcome]:
+        """The outcomes of keys; each part is kept before the next begins."""
+        outcomes: dict[str, Outcome] = {}
+        chunks = _chunks(keys, KEYS_PER_CALL)
+        show = self._settings.progress and mode not in _REQUESTS and not quiet
+        for chunk in _with_bar(chunks, len(keys), bound.feature.name) if show else chunks:
+            written = self._writer.write(bound, chunk, "online" if mode in _REQUESTS else "batch")
+            done = dict(zip(chunk, written, strict=True))
+            self._writer.keep(bound, done)
+            outcomes |= done
+        return outcomes
+
+    def _write_together(self, bound: BoundTokens, keys: list[str], called: float) -> dict[str, Outcome]:
+        """The outcomes that are there in time; what is late is written and kept all the same."""
+        allowed = bound.feature.deadline_ms
+        ready = self._writing_batcher(bound).encode(keys, None if allowed is None else called + allowed / 1000)
+        return {key: outcome for key, outcome in ready.items() if outcome is not None}
+
+    def _writing_batcher(self, bound: BoundTokens) -> MicroBatcher[Outcome]:
+        key = bound.encoding_fingerprint
+
+        def prepare() -> Prepared[Outcome]:
+            self._writer.load(bound, "online")
+            return Prepared(lambda keys: self._writer.write(bound, keys, "online"), WRITING_TOKENS)
+
+        with self._lock:
+            if key not in self._writing_batchers:
+                self._writing_batchers[key] = MicroBatcher(
+                    bound.feature.name,
+                    prepare,
+                    keep=lambda outcomes: self._writer.keep(bound, outcomes),
+                    count_tokens=lambda text: len(text) // CHARACTERS_PER_TOKEN + bound.feature.decoding.max_new_tokens,
+                )
+            return self._writing_batchers[key]
+
+    def write(self, bound: BoundTokens, keys: Sequence[str]) -> list[Outcome]:
+        """What the model gives for rows' inputs, neither looked up nor kept: to measure how long it takes."""
+        return self._writer.write(bound, keys, "batch")
+
+    def load(self, bound: BoundColumn) -> None:
         """Makes the first request for the feature as fast as the others: loads the model, opens the cache.
 
         Raises:
             ArtifactError: The model is missing, damaged, or not what the feature declares.
         """
-        self._encode_texts(bound, self.encoder(bound, "online"), ["ready"])
+        tokens = bound if isinstance(bound, BoundTokens) else bound.of
+        if tokens is not None:
+            self._writer.load(tokens, "online")
+        if isinstance(bound, BoundFeature):
+            self._encode_texts(bound, self.encoder(bound, "online"), ["ready"])
         self.cache.size()
 
     def drain(self) -> None:
         """Returns when what requests asked for is in the cache."""
-        for batcher in list(self._batchers.values()):
+        for batcher in [*self._batchers.values(), *self._writing_batchers.values()]:
             batcher.drain()
 
     def record(self, report: RunReport) -> None:
@@ -203,12 +297,12 @@ class Runner:
         artifact = encoder.artifact if encoder else self.store.get(bound.feature.model, bound.artifact_id)
         artifact.check_fits(bound.feature)
 
-    def _batcher(self, bound: BoundFeature) -> MicroBatcher:
+    def _batcher(self, bound: BoundFeature) -> MicroBatcher[np.ndarray]:
         """The one for all features that encode alike."""
         key = bound.encoding_fingerprint
         max_tokens = bound.feature.max_tokens
 
-        def prepare() -> Prepared:
+        def prepare() -> Prepared[np.ndarray]:
             encoder = self.encoder(bound, "online")
             return Prepared(lambda texts: self._encode_texts(bound, encoder, texts)[0], encoder.token_budget)
 
@@ -239,15 +333,17 @@ class Runner:
         Raises:
             ArtifactError: The model is missing, damaged, or not what the feature declares.
         """
-        key = (bound.artifact_id, profile)
+        loaded = self._encoders.get((bound.artifact_id, profile))  # perhaps by another feature
+        artifact = loaded.artifact if loaded else self.store.get(bound.feature.model, bound.artifact_id)
+        artifact.check_fits(bound.feature)
+        return self._loaded(artifact, profile)
+
+    def _loaded(self, artifact: Artifact, profile: Profile) -> Encoder:
+        key = (artifact.id, profile)
         with self._lock:
             loading = self._loading[key]
         with loading:  # one lock per model: a request for a loaded one does not wait while another is loaded
-            if key in self._encoders:
-                self._encoders[key].artifact.check_fits(bound.feature)  # another feature may have loaded it
-            else:
-                artifact = self.store.get(bound.feature.model, bound.artifact_id)
-                artifact.check_fits(bound.feature)
+            if key not in self._encoders:
                 self._encoders[key] = Encoder(artifact, self._settings, profile)
             return self._encoders[key]
 
@@ -258,6 +354,33 @@ class Runner:
                 "%s: %d of %d rows could not be read and are null; the first is row %d: %s",
                 report.feature, len(invalid), report.rows, row, reason,
             )  # fmt: skip
+
+
+def _texts(bound: BoundFeature, written: Computed) -> Assembled:
+    """What another feature wrote for the rows, as texts to encode."""
+    rows: list[tuple[str, ...]] = []
+    invalid = {**written.invalid, **written.unanswered}
+    for number, (value, status) in enumerate(zip(written.values, written.statuses, strict=True)):
+        text = clean(as_text(value), bound.feature.max_chars) if isinstance(value, Written) else ""
+        rows.append((text,) if text else ())
+        if value is None and status == "fallback":
+            invalid[number] = "its text was not written in time"
+    return Assembled(rows, {number: reason for number, reason in invalid.items() if not rows[number]})
+
+
+def _report(
+    bound: BoundColumn, mode: Mode, statuses: Sequence[Status], *, texts: int, cached: int, computed: int
+) -> RunReport:
+    return replace(
+        RunReport.begin(bound.feature.name, bound.fingerprint, mode),
+        rows=len(statuses),
+        empty=statuses.count("empty"),
+        invalid=statuses.count("invalid"),
+        fallback=statuses.count("fallback"),
+        texts=texts,
+        cached=cached,
+        computed=computed,
+    )
 
 
 @functools.lru_cache(maxsize=8)

@@ -5,25 +5,23 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from typing import TypeAlias
+from typing import Generic, TypeVar
 
-import numpy as np
-
-Vector: TypeAlias = np.ndarray | None
+T = TypeVar("T")
 
 
-class Call:
+class Call(Generic[T]):
     """One caller's texts, and what it has got so far."""
 
     def __init__(self, texts: Sequence[str]) -> None:
         self.queue = deque(texts)  # those that no batch has taken
         self.missing = len(texts)
-        self.vectors: dict[str, Vector] = {}
+        self.values: dict[str, T | None] = {}
         self.error: BaseException | None = None
         self.finished = threading.Event()
 
-    def give(self, text: str, vector: Vector) -> None:
-        self.vectors[text] = vector
+    def give(self, text: str, value: T | None) -> None:
+        self.values[text] = value
         self.missing -= 1
         if not self.missing:
             self.finished.set()
@@ -33,7 +31,7 @@ class Call:
         self.finished.set()
 
 
-class WaitingTexts:
+class WaitingTexts(Generic[T]):
     """The texts that callers want and that are not there yet.
 
     Waiting calls take turns, one text each, so a call of one text does not wait for all texts of a call of
@@ -50,19 +48,19 @@ class WaitingTexts:
     """
 
     def __init__(self, count_tokens: Callable[[str], int], max_tokens: int) -> None:
-        self.calls: deque[Call] = deque()
-        self.late: deque[Call] = deque()
+        self.calls: deque[Call[T]] = deque()
+        self.late: deque[Call[T]] = deque()
         self.tokens = 0
         self._count_tokens = count_tokens
         self._max_tokens = max_tokens
-        self._wanted: dict[str, list[Call]] = {}  # unfinished texts and who wants them
+        self._wanted: dict[str, list[Call[T]]] = {}  # unfinished texts and who wants them
         self._taken: set[str] = set()  # those of them that a batch has taken
 
     def __len__(self) -> int:
         """How many texts are unfinished."""
         return len(self._wanted)
 
-    def make_room(self, call: Call) -> bool:
+    def make_room(self, call: Call[T]) -> bool:
         """Whether the call's texts may wait, too; drops what nobody waits for, oldest first, if that helps."""
         tokens = sum(self._count_tokens(text) for text in call.queue if text not in self._wanted)
         while self.tokens and self.tokens + tokens > self._max_tokens:
@@ -71,7 +69,7 @@ class WaitingTexts:
             self._drop(self.late.popleft())
         return True
 
-    def add(self, call: Call) -> None:
+    def add(self, call: Call[T]) -> None:
         """Lets the call's texts wait; for those that others wait for, too, it joins them."""
         for text in call.queue:
             if text not in self._wanted:
@@ -80,7 +78,7 @@ class WaitingTexts:
             self._wanted[text].append(call)
         self.calls.append(call)
 
-    def give_up(self, call: Call) -> None:
+    def give_up(self, call: Call[T]) -> None:
         """Its caller leaves: what it still waits for comes after all that others wait for."""
         if call in self.calls:
             self.calls.remove(call)
@@ -92,7 +90,7 @@ class WaitingTexts:
         self.tokens -= sum(map(self._count_tokens, texts))
         return texts
 
-    def hand_out(self, outcomes: Mapping[str, Vector | BaseException]) -> int:
+    def hand_out(self, outcomes: Mapping[str, T | BaseException | None]) -> int:
         """Gives what became of taken texts to all that want them; returns how many calls failed."""
         failed = 0
         for text, outcome in outcomes.items():
@@ -117,7 +115,7 @@ class WaitingTexts:
         self.tokens = 0
         return len(failed)
 
-    def _take(self, queue: deque[Call], token_budget: int) -> list[str]:
+    def _take(self, queue: deque[Call[T]], token_budget: int) -> list[str]:
         texts: list[str] = []
         tokens = 0
         while queue and tokens < token_budget:
@@ -133,7 +131,7 @@ class WaitingTexts:
                 queue.append(call)
         return texts
 
-    def _drop(self, call: Call) -> None:
+    def _drop(self, call: Call[T]) -> None:
         for text in call.queue:
             if text in self._wanted and text not in self._taken:
                 self._wanted[text] = [other for other in self._wanted[text] if other is not call]

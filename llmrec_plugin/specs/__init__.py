@@ -17,6 +17,7 @@ from llmrec_plugin.errors import DeclarationError
 from llmrec_plugin.specs.checks import PIPELINE_VERSION, digest, template_columns, to_spec
 from llmrec_plugin.specs.embeddings import (
     EmbeddingFeature,
+    GeneratedEmbeddingFeature,
     HistoryEmbeddingFeature,
     OnEmpty,
     Reduction,
@@ -38,7 +39,10 @@ from llmrec_plugin.specs.models import (
 from llmrec_plugin.specs.prompts import Prompt, Slot
 from llmrec_plugin.specs.tokens import Choice, Decoding, Json, Output, Scores, ShortText, Tags, TokenFeature
 
-Feature: TypeAlias = EmbeddingFeature | HistoryEmbeddingFeature | SimilarityFeature | TokenFeature
+ColumnFeature: TypeAlias = TextFeature | TokenFeature
+"""What has a batch view: a column computed from the columns of a row."""
+
+Feature: TypeAlias = TextFeature | TokenFeature | SimilarityFeature
 
 _KINDS: dict[str, type] = {cls.kind: cls for cls in get_args(Feature)}
 
@@ -67,10 +71,12 @@ def from_spec(spec: dict[str, Any]) -> Feature:
 __all__ = [
     "PIPELINE_VERSION",
     "Choice",
+    "ColumnFeature",
     "Decoding",
     "EmbeddingFeature",
     "EncoderModel",
     "Feature",
+    "GeneratedEmbeddingFeature",
     "GeneratorModel",
     "GeneratorTask",
     "HistoryEmbeddingFeature",

@@ -15,10 +15,12 @@ from llmrec_plugin.specs.checks import (
     check_text,
     digest,
     is_number,
+    rebuilt,
     template_columns,
     to_spec,
 )
 from llmrec_plugin.specs.models import Metric, Pooling
+from llmrec_plugin.specs.tokens import Scores, TokenFeature
 
 OnEmpty: TypeAlias = Literal["null", "zeros"]
 Reduction: TypeAlias = Literal["prefix"]
@@ -127,7 +129,7 @@ class _Encoded:
         spec = {
             key: value
             for key, value in to_spec(self).items()
-            if key not in self._LABELS and self._UNCHANGED.get(key, ...) != value
+            if key not in self._LABELS and key != "of" and self._UNCHANGED.get(key, ...) != value
         }
         return digest([PIPELINE_VERSION, artifact_id, spec])
 
@@ -249,4 +251,30 @@ class SimilarityFeature:
         return digest([PIPELINE_VERSION, self.kind, self.metric, left, right])
 
 
-TextFeature: TypeAlias = EmbeddingFeature | HistoryEmbeddingFeature
+@dataclass(frozen=True, kw_only=True)
+class GeneratedEmbeddingFeature(_Encoded):
+    """The vector of what another feature writes: columns -> generator -> text -> encoder.
+
+    The text is written once for both features. A list of tags is joined by ``", "``, JSON is encoded as it is written.
+
+    Attributes:
+        of: The feature that writes the text; its columns are read. It need not be published itself.
+    """
+
+    of: TokenFeature
+
+    kind: ClassVar[str] = "generated_embedding"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        owner = f"feature {self.name!r}"
+        object.__setattr__(self, "of", rebuilt(owner, "of", self.of, TokenFeature))
+        if isinstance(self.of.output, Scores):
+            raise DeclarationError(f"{owner}: feature {self.of.name!r} gives numbers; of must write a text.")
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        return self.of.columns
+
+
+TextFeature: TypeAlias = EmbeddingFeature | HistoryEmbeddingFeature | GeneratedEmbeddingFeature

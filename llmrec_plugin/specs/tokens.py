@@ -89,7 +89,8 @@ class Tags:
         min_score: A model that scores labels keeps tags of at least this probability, or the model's own threshold
             of each label where None.
         ids: Whether there is a second column ``<name>_ids``, ``Array(Int64)``: positions in the vocabulary.
-        scores: Whether there is a column ``<name>_scores``, ``Array(Float32)``: the probability of each tag.
+        scores: Whether there is a column ``<name>_scores``, ``Array(Float32)``: the probability of each tag; only
+            for models that score labels.
     """
 
     vocabulary: tuple[str, ...] = ()

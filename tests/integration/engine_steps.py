@@ -30,7 +30,7 @@ from samples import embedding
 
 from llmrec_plugin.feast.vectors import vector_values
 from llmrec_plugin.pipeline.packing import stored_values
-from llmrec_plugin.runtime.cache import VectorCache
+from llmrec_plugin.runtime.cache import ValueCache
 from llmrec_plugin.runtime.ledger import Target
 from llmrec_plugin.runtime.runner import Runner
 from llmrec_plugin.settings import load_settings
@@ -38,8 +38,8 @@ from llmrec_plugin.settings import load_settings
 ONLINE = Path("data/online.db")
 ENCODED = Path("data/encoded")
 EVENTS = (
-    (VectorCache, "put_many"),
-    (VectorCache, "record"),
+    (ValueCache, "put_many"),
+    (ValueCache, "record"),
     (SqliteOnlineStore, "online_write_batch"),
     (Target, "begin_run"),
     (Target, "write"),

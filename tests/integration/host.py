@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from tiny import export_tiny
 
 from llmrec_plugin.artifacts import Artifact, ArtifactStore
-from llmrec_plugin.runtime.cache import RunReport, VectorCache
+from llmrec_plugin.runtime.cache import RunReport, ValueCache
 from llmrec_plugin.runtime.encoder import Encoder
 from llmrec_plugin.settings import load_settings
 
@@ -293,7 +293,7 @@ class Repo:
 
     def runs(self, cache: Path | None = None) -> list[RunReport]:
         """The reports in the cache, oldest first."""
-        values = VectorCache(cache or self.root / "home" / "cache", 2**30)
+        values = ValueCache(cache or self.root / "home" / "cache", 2**30)
         try:
             return values.runs()
         finally:

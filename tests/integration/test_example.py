@@ -16,7 +16,7 @@ from integration.host import Processes, clean_environment
 from tiny import export_tiny
 
 from llmrec_plugin.artifacts import ArtifactStore
-from llmrec_plugin.runtime.cache import VectorCache
+from llmrec_plugin.runtime.cache import ValueCache
 
 pytestmark = [
     pytest.mark.feast,
@@ -49,7 +49,7 @@ def demo(processes: Processes, tmp_path_factory: pytest.TempPathFactory) -> dict
     output = _run(
         "examples/ranker/ranker.py", "--seeds", "1", "--output", str(root / "out.json"), folder=root, environ=environ
     )
-    cache = VectorCache(root / "home" / "cache", 2**30)
+    cache = ValueCache(root / "home" / "cache", 2**30)
     runs = cache.runs()
     cache.close()
     return {
@@ -68,7 +68,7 @@ def test_every_service_is_ranked_on_all_warm_and_cold_packages(demo: dict[str, A
         assert slice_["lists"] > 100
         for metric in ("ndcg@10", "recall@10", "auc"):
             values = slice_["metrics"][metric]
-            assert values["mean"].keys() == {"ranker_baseline", "ranker_llm", "ranker_shuffled"}
+            assert values["mean"].keys() == {"ranker_baseline", "ranker_llm", "ranker_tags", "ranker_shuffled"}
             assert all(0.3 < value <= 1 for value in values["mean"].values())
             for difference in values["minus_baseline"].values():
                 assert difference["low"] <= difference["mean"] <= difference["high"]

@@ -24,7 +24,7 @@ from integration.host import HERE, Processes, Repo
 from tiny import WORDS
 
 import llmrec_plugin
-from llmrec_plugin.runtime.cache import VectorCache
+from llmrec_plugin.runtime.cache import ValueCache
 
 pytestmark = pytest.mark.feast
 
@@ -173,7 +173,7 @@ def _check_every_way(repo: Repo, items: list[dict[str, Any]], *, fresh: bool) ->
             rows_per_request=size,
             configuration=configuration,
         )
-        values = VectorCache(cache, 2**30)
+        values = ValueCache(cache, 2**30)
         assert values.size()[0] == texts
         values.close()
         found["on demand", size] = answer["item_text_embedding_on_demand"]

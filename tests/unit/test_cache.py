@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llmrec_plugin.runtime import cache as module
-from llmrec_plugin.runtime.cache import RunReport, VectorCache
+from llmrec_plugin.runtime.cache import RunReport, ValueCache
 
 HOUR = 3600
 BYTES = 4 + 8 * 4  # of one value: checksum and eight float32
@@ -23,7 +23,7 @@ BYTES = 4 + 8 * 4  # of one value: checksum and eight float32
 
 @pytest.fixture
 def cache(tmp_path):
-    cache = VectorCache(tmp_path / "cache", 2**20)
+    cache = ValueCache(tmp_path / "cache", 2**20)
     yield cache
     cache.close()
 
@@ -160,7 +160,7 @@ def test_a_file_that_is_no_database_is_moved_aside(cache, caplog, content):
 
 def test_a_folder_that_cannot_be_written_only_warns_and_once(tmp_path, caplog):
     (tmp_path / "file").write_text("no folder")
-    cache = VectorCache(tmp_path / "file" / "cache", 2**20)
+    cache = ValueCache(tmp_path / "file" / "cache", 2**20)
     for _ in range(2):
         cache.put_many("a", vectors("one"))
         assert cache.get_many("a", ["one"]) == {}
@@ -187,7 +187,7 @@ def test_a_write_that_fails_stores_all_or_nothing(cache, caplog):
 
 
 def test_the_least_recently_used_values_are_dropped(tmp_path, clock):
-    cache = VectorCache(tmp_path, 600 * BYTES)
+    cache = ValueCache(tmp_path, 600 * BYTES)
     cache.put_many("a", numbered(0, 300))
     clock.now += 2 * HOUR
     cache.put_many("a", numbered(300, 600))
@@ -204,7 +204,7 @@ def test_the_least_recently_used_values_are_dropped(tmp_path, clock):
 
 @pytest.mark.parametrize("bound", [1, 10 * BYTES, 400 * BYTES])
 def test_the_bound_holds_after_every_write(tmp_path, bound):
-    cache = VectorCache(tmp_path, bound)
+    cache = ValueCache(tmp_path, bound)
     for start in range(0, 1500, 300):
         cache.put_many("a", numbered(start, start + 300))
         entries, size = cache.size()
@@ -221,7 +221,7 @@ def counted(cache):
 
 
 def test_the_count_agrees_with_what_is_stored(tmp_path):
-    cache = VectorCache(tmp_path, 400 * BYTES)
+    cache = ValueCache(tmp_path, 400 * BYTES)
     for start in (0, 100, 50, 300, 0):
         cache.put_many("a", numbered(start, start + 200))
         assert cache.size() == counted(cache)
@@ -267,9 +267,9 @@ def test_a_run_is_told_in_one_line():
 WORKER = """
 import numpy as np
 from pathlib import Path
-from llmrec_plugin.runtime.cache import VectorCache
+from llmrec_plugin.runtime.cache import ValueCache
 who, folder, rounds = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
-cache = VectorCache(folder, 2**24)
+cache = ValueCache(folder, 2**24)
 wait()
 for number in range(rounds):
     stored = {f"{who} {number} {i}": np.full(8, number + i, np.float32) for i in range(20)}
@@ -292,9 +292,9 @@ def test_processes_that_write_and_read_at_once_lose_nothing(cache, run_together)
 OPENER = """
 import numpy as np
 from pathlib import Path
-from llmrec_plugin.runtime.cache import VectorCache
+from llmrec_plugin.runtime.cache import ValueCache
 for folder in sys.argv[2:]:
-    cache = VectorCache(Path(folder), 2**20)
+    cache = ValueCache(Path(folder), 2**20)
     wait()
     cache.put_many("a", {sys.argv[1]: np.ones(8, np.float32)})
     cache.close()
@@ -308,7 +308,7 @@ def test_processes_that_open_a_new_or_damaged_file_at_once_lose_nothing(tmp_path
         (folder / "values.sqlite").write_text("not a database" * 1000)
     run_together(OPENER, *folders, rounds=len(folders))
     for folder in folders:
-        cache = VectorCache(folder, 2**20)
+        cache = ValueCache(folder, 2**20)
         assert cache.get_many("a", ["0", "1", "2", "3"]).keys() == {"0", "1", "2", "3"}
         assert len(list(folder.glob("values.damaged-*"))) <= 1
         cache.close()
@@ -350,7 +350,7 @@ def test_a_file_of_an_older_version_keeps_its_runs_and_takes_new_ones(tmp_path):
     connection.commit()
     connection.close()
     for _ in range(2):  # the second time there is nothing to add
-        cache = VectorCache(tmp_path, 2**20)
+        cache = ValueCache(tmp_path, 2**20)
         old = cache.runs()[0]
         assert (old.feature, old.rows, old.seconds, old.fallback) == ("old", 9, 0.5, 0)
         new = replace(old, feature="new", fallback=7)
@@ -363,8 +363,8 @@ FORKING = """
 import os, sqlite3, sys
 import numpy as np
 from pathlib import Path
-from llmrec_plugin.runtime.cache import VectorCache
-cache = VectorCache(Path(sys.argv[1]), 2**20)
+from llmrec_plugin.runtime.cache import ValueCache
+cache = ValueCache(Path(sys.argv[1]), 2**20)
 vector = np.ones(8, np.float32)
 cache.put_many("a", {"parent": vector})
 

@@ -29,7 +29,7 @@ TITLES = [f"{a} {b} {c}" for a in WORDS[:7] for b in WORDS[7:14] for c in WORDS[
 
 def embed(runner, feature, rows, mode="batch", column="title"):
     bound = feature if isinstance(feature, BoundFeature) else bind(feature, runner.store)
-    embedded = runner.embed(bound, {column: rows}, mode)
+    embedded = runner.compute(bound, {column: rows}, mode)
     runner.drain()
     return embedded.values, embedded.report
 
@@ -242,7 +242,7 @@ def test_a_row_that_cannot_be_read_is_null_and_its_neighbours_are_not_touched(ru
 def test_a_missing_column_is_an_error_before_any_work(runner, no_model):
     no_model()
     with pytest.raises(MissingColumnError, match="'title'"):
-        runner.embed(bind(embedding(), runner.store), {"name": ["red"]}, "batch")
+        runner.compute(bind(embedding(), runner.store), {"name": ["red"]}, "batch")
 
 
 # --- models that cannot be used
@@ -322,7 +322,7 @@ def test_a_row_that_is_late_falls_back_and_its_vector_is_there_next_time(runner,
     gate.clear()
     feature = embedding(deadline_ms=20, on_deadline=on_deadline)
     bound = bind(feature, runner.store)
-    values, statuses, report, _ = runner.embed(bound, {"title": ["red", "blue", None, b"x", "blue"]}, "on_demand")
+    values, statuses, report, _ = runner.compute(bound, {"title": ["red", "blue", None, b"x", "blue"]}, "on_demand")
     assert statuses == ["ok", "fallback", "empty", "invalid", "fallback"]
     np.testing.assert_array_equal(values[0], known)
     for late in (values[1], values[4]):
@@ -331,7 +331,7 @@ def test_a_row_that_is_late_falls_back_and_its_vector_is_there_next_time(runner,
     assert "2 fallback" in str(report)
     gate.set()
     runner.drain()
-    values, statuses, report, _ = runner.embed(bound, {"title": ["red", "blue"]}, "on_demand")
+    values, statuses, report, _ = runner.compute(bound, {"title": ["red", "blue"]}, "on_demand")
     assert (statuses, report.cached, report.fallback) == (["ok", "ok"], 2, 0)
 
 
@@ -340,7 +340,7 @@ def test_a_history_falls_back_when_one_of_its_texts_is_late(runner, gate):
     embed(runner, history(), [["red"]], "on_demand", column="events")
     gate.clear()
     bound = bind(history(deadline_ms=20), runner.store)
-    statuses = runner.embed(bound, {"events": [["red"], ["red", "blue"], []]}, "on_demand").statuses
+    statuses = runner.compute(bound, {"events": [["red"], ["red", "blue"], []]}, "on_demand").statuses
     assert statuses == ["ok", "fallback", "empty"]
 
 
@@ -348,7 +348,7 @@ def test_a_history_falls_back_when_one_of_its_texts_is_late(runner, gate):
 def test_stored_rows_wait_for_ever(runner, gate, mode):
     threading.Timer(0.1, gate.set).start()
     bound = bind(embedding(deadline_ms=1), runner.store)
-    assert runner.embed(bound, {"title": ["red"]}, mode).statuses == ["ok"]
+    assert runner.compute(bound, {"title": ["red"]}, mode).statuses == ["ok"]
 
 
 def test_the_deadline_counts_from_the_call_and_covers_loading(runner, monkeypatch):
@@ -361,24 +361,24 @@ def test_the_deadline_counts_from_the_call_and_covers_loading(runner, monkeypatc
 
     monkeypatch.setattr(module, "Encoder", slowly)
     bound = bind(embedding(deadline_ms=20), runner.store)
-    assert runner.embed(bound, {"title": ["red"]}, "on_demand").statuses == ["fallback"]
+    assert runner.compute(bound, {"title": ["red"]}, "on_demand").statuses == ["fallback"]
     loading.set()
     runner.drain()
     long_ago = time.monotonic() - 3600
-    assert runner.embed(bound, {"title": ["red"]}, "on_demand", called=long_ago).statuses == ["ok"]  # cached
-    assert runner.embed(bound, {"title": ["blue"]}, "on_demand", called=long_ago).statuses == ["fallback"]
+    assert runner.compute(bound, {"title": ["red"]}, "on_demand", called=long_ago).statuses == ["ok"]  # cached
+    assert runner.compute(bound, {"title": ["blue"]}, "on_demand", called=long_ago).statuses == ["fallback"]
 
 
 def test_a_deadline_hides_no_error(new_runner, tiny, tmp_path):
     bound = BoundFeature(embedding(deadline_ms=1), tiny.id)
     with pytest.raises(ArtifactNotFoundError):
-        new_runner(artifact_folders=(tmp_path / "nowhere",)).embed(bound, {"title": ["red"]}, "on_demand")
+        new_runner(artifact_folders=(tmp_path / "nowhere",)).compute(bound, {"title": ["red"]}, "on_demand")
 
 
 def test_a_late_vector_reaches_other_processes_through_the_cache(new_runner, gate):
     runner = new_runner()
     bound = bind(embedding(deadline_ms=1), runner.store)
-    assert runner.embed(bound, {"title": ["red"]}, "on_demand").statuses == ["fallback"]
+    assert runner.compute(bound, {"title": ["red"]}, "on_demand").statuses == ["fallback"]
     gate.set()
     runner.drain()
     _, report = embed(new_runner(), embedding(), ["red"])
@@ -398,7 +398,7 @@ def test_many_requests_give_the_values_of_a_batch_and_encode_each_text_once(runn
 
     def request(seed):
         chosen = np.random.default_rng(seed).integers(0, len(TITLES), 5)
-        values, statuses, *_ = runner.embed(bound, {"title": [TITLES[i] for i in chosen]}, "on_demand")
+        values, statuses, *_ = runner.compute(bound, {"title": [TITLES[i] for i in chosen]}, "on_demand")
         assert statuses == ["ok"] * 5
         check_same(values, [expected[i] for i in chosen])
 
@@ -421,7 +421,7 @@ def test_features_that_encode_alike_share_batches_and_each_is_checked_against_th
 def test_fallbacks_are_counted_and_one_warning_a_minute_tells_of_them(runner, gate, caplog):
     bound = bind(embedding(deadline_ms=1), runner.store)
     for titles in (["red", "blue"], ["green"]):
-        runner.embed(bound, {"title": titles}, "on_demand")
+        runner.compute(bound, {"title": titles}, "on_demand")
     totals = runner.requests.of("item_title_embedding")
     assert (totals.requests, totals.rows, totals.fallback) == (2, 3, 3)
     warnings = [record.getMessage() for record in caplog.records if "fell back" in record.getMessage()]
@@ -457,7 +457,7 @@ def test_requests_for_a_loaded_model_do_not_wait_while_another_is_loaded(new_run
         loading = pool.submit(runner.embed, other, {"title": ["red"]}, "on_demand")
         assert begun.wait(PATIENCE)
         bound = bind(embedding(), runner.store)
-        assert runner.embed(bound, {"title": ["blue"]}, "on_demand").statuses == ["ok"]
+        assert runner.compute(bound, {"title": ["blue"]}, "on_demand").statuses == ["ok"]
         go_on.set()
         assert loading.result(PATIENCE).statuses == ["ok"]
 
@@ -543,7 +543,7 @@ class Dying(module.Encoder):
 
 module.Encoder = Dying
 runner = Runner(settings(Path(sys.argv[1]), artifact_folders=(Path(sys.argv[2]),)))
-runner.embed(bind(embedding(), runner.store), {"title": sys.argv[4].split(",")}, "batch")
+runner.compute(bind(embedding(), runner.store), {"title": sys.argv[4].split(",")}, "batch")
 """
 
 
@@ -576,7 +576,7 @@ ours = settings(Path(sys.argv[1]), artifact_folders=(Path(sys.argv[2]),))
 
 def work(mode, text):
     runner = runner_for(ours)
-    values, statuses, *_ = runner.embed(bind(query(), runner.store), {"query": [text]}, mode)
+    values, statuses, *_ = runner.compute(bind(query(), runner.store), {"query": [text]}, mode)
     assert statuses == ["ok"], statuses
 
 work("batch", "red")
@@ -612,7 +612,7 @@ ours = settings(Path(sys.argv[1]), artifact_folders=(Path(sys.argv[2]),))
 bound = bind(embedding(), runner_for(ours).store)
 def work(*titles):
     for mode in ("on_demand", "batch"):
-        values, _, report, _ = runner_for(ours).embed(bound, {"title": [f"{title} {mode}" for title in titles]}, mode)
+        values, _, report, _ = runner_for(ours).compute(bound, {"title": [f"{title} {mode}" for title in titles]}, mode)
         assert report.computed == len(titles), report
         assert all(np.isfinite(value).all() for value in values)
 work("red", "blue")
