@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmrec_plugin import Decoding, Json, ShortText, Tags
@@ -116,7 +116,7 @@ def test_decoding_and_other_fields_can_be_chosen():
     assert item.decoding == Decoding(method="sample", temperature=0.5, top_p=0.95, max_new_tokens=160, seed=1)
 
 
-@given(st.one_of(st.none(), st.just(float("nan")), st.lists(st.text(min_size=1), max_size=9)), st.booleans())
+@given(st.one_of(st.none(), st.just(float("nan")), st.lists(st.text("abc", min_size=1), max_size=9)), st.booleans())
 def test_only_users_with_one_to_five_items_are_cold(history, from_parquet):
     value = np.array(history, dtype=object) if isinstance(history, list) and from_parquet else history
     cold = cold_history(value)
@@ -149,6 +149,7 @@ def histories(*rows):
 DAYS = st.integers(0, 5).map(lambda day: datetime(2026, 1, 1) + timedelta(days=day))
 
 
+@settings(max_examples=30)  # pandas is slow on small frames
 @given(
     st.lists(st.tuples(st.integers(0, 2), DAYS), min_size=1, max_size=12),
     st.lists(st.tuples(st.integers(0, 2), DAYS), max_size=12),

@@ -6,7 +6,7 @@ from datetime import timedelta
 
 import pandas as pd
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmrec_plugin.errors import DeclarationError, InputError, MissingColumnError
@@ -102,6 +102,7 @@ def frame(events):
 EVENTS = st.lists(st.tuples(st.integers(0, 3), st.integers(0, 9), st.integers(0, 5).map(bool)), max_size=40)
 
 
+@settings(max_examples=30)  # pandas is slow on small frames
 @given(EVENTS, st.integers(1, 8), st.sampled_from([timedelta(0), timedelta(microseconds=1), timedelta(hours=2)]))
 def test_no_row_s_knowledge_reads_an_interaction_later_than_its_label(events, most, delay):
     log = frame(events)
@@ -117,6 +118,7 @@ def test_no_row_s_knowledge_reads_an_interaction_later_than_its_label(events, mo
             assert row.label not in read.index
 
 
+@settings(max_examples=30)  # pandas is slow on small frames
 @given(EVENTS)
 def test_each_label_that_may_be_learned_from_finds_the_knowledge_of_its_user(events):
     log = frame([(user, hour, True) for user, hour, _ in events])
@@ -125,6 +127,7 @@ def test_each_label_that_may_be_learned_from_finds_the_knowledge_of_its_user(eve
         assert knowledge.loc[row.user_id, "time"] <= row.time.tz_localize("UTC")
 
 
+@settings(max_examples=30)  # pandas is slow on small frames
 @given(EVENTS)
 def test_interactions_feed_the_knowledge_or_are_learned_from_or_tie_with_the_last_that_does(events):
     log = frame([(user, hour, True) for user, hour, _ in events])

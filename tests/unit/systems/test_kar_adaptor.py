@@ -63,13 +63,13 @@ def test_shared_experts_learn_from_all_streams_and_dedicated_ones_from_their_own
 def test_it_learns_what_two_vectors_have_in_common():
     """A label that neither stream tells alone: whether the signs of two hidden directions agree."""
     direction = torch.randn(2, 16)
-    user, item = torch.randn(2, 512, 16)
+    user, item = torch.randn(2, 256, 16)
     label = ((user @ direction[0] > 0) == (item @ direction[1] > 0)).float()
     adaptor = HybridExpertAdaptor(16, hidden_dims=(32,), out_dims=8)
     ranker = torch.nn.Sequential(torch.nn.Linear(adaptor.width, 16), torch.nn.ReLU(), torch.nn.Linear(16, 1))
     optimizer = torch.optim.Adam([*adaptor.parameters(), *ranker.parameters()], lr=0.01)
     losses = []
-    for _ in range(150):
+    for _ in range(100):
         loss = torch.nn.functional.binary_cross_entropy_with_logits(ranker(adaptor(user, item))[:, 0], label)
         optimizer.zero_grad()
         loss.backward()

@@ -7,7 +7,7 @@ from datetime import timedelta
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmrec_plugin import Decoding, EncoderModel
@@ -50,6 +50,7 @@ REVIEWS = st.sampled_from(
 EVENTS = st.lists(st.tuples(st.integers(0, 3), st.integers(0, 15), st.integers(0, 9), REVIEWS), min_size=1, max_size=40)
 
 
+@settings(max_examples=30)  # pandas is slow on small frames
 @given(EVENTS, st.integers(1, 10), st.integers(0, 3))
 def test_rows_hold_only_what_the_user_did_before_their_date(events, most, seed):
     frame = log(*events)
@@ -67,6 +68,7 @@ def test_rows_hold_only_what_the_user_did_before_their_date(events, most, seed):
         assert bool(row.liked_sentences) == bool(said)
 
 
+@settings(max_examples=30)  # pandas is slow on small frames
 @given(EVENTS, st.randoms(use_true_random=False))
 def test_what_is_drawn_for_a_user_depends_on_no_other_user_and_on_no_order(events, shuffle):
     frame = log(

@@ -14,10 +14,17 @@ pytest.importorskip("transformers", reason="the export extra is not installed")
 
 from llmrec_plugin.systems.mint import training  # noqa: E402
 
-THINGS = "quiet cafe museum trail beach library market tea".split()
-PAIRS = [Pair(f"i want a {one} with {other}", f"the {one} and {other} .") for one, other in permutations(THINGS, 2)]
+# Requests and documents share no word, so that only training can tell what belongs together.
+MEANT = dict(
+    zip(
+        "quiet cafe museum trail beach library market loud".split(),
+        "books tea music rain sun dogs children cheap".split(),
+        strict=True,
+    )
+)
+PAIRS = [Pair(f"i want a {one} {other}", f"the {MEANT[one]} {MEANT[other]}") for one, other in permutations(MEANT, 2)]
 DEV, TRAIN = PAIRS[::4], [pair for row, pair in enumerate(PAIRS) if row % 4]
-SETTINGS = training.TrainingSettings(max_tokens=16, epochs=4, batch_size=14, learning_rate=2e-3)
+SETTINGS = training.TrainingSettings(max_tokens=16, epochs=16, batch_size=14, learning_rate=3e-3)
 ONCE = replace(SETTINGS, epochs=1)
 
 
@@ -39,9 +46,10 @@ def trained(base_folder, tmp_path_factory):
 
 def test_the_loss_falls_on_pairs_that_were_not_trained_on(trained):
     _, record, lines = trained
-    assert record.dev_loss_after < 0.5 * record.dev_loss_before
+    assert record.dev_loss_before > 0.8  # the margin is 1
+    assert record.dev_loss_after < 0.3
     assert record.epoch_losses[-1] < record.epoch_losses[0]
-    assert len(lines) == len(record.epoch_losses) == 4
+    assert len(lines) == len(record.epoch_losses) == 16
     assert (record.pairs, record.dev_pairs, record.settings) == (42, 14, SETTINGS)
 
 

@@ -12,7 +12,17 @@ from llmrec_plugin.systems.instructions import told
 from llmrec_plugin.systems.kar import KNOWLEDGE_ENCODER
 
 SYSTEMS = Path(llmrec_plugin.__file__).parent / "systems"
-FINGERPRINTS = {}
+FINGERPRINTS = {
+    "genre/synthetic_item": (1, "de950d296a91"),
+    "genre/synthetic_item_chained": (1, "de3a8b1c2e6e"),
+    "genre/title_rewrite": (1, "7afb5aeb4d17"),
+    "genre/user_regions": (1, "8ff937721d63"),
+    "genre/user_topics": (1, "b5a0182b59e4"),
+    "kar/item_facts": (1, "bac537f058c4"),
+    "kar/user_preferences": (1, "74bb3707da28"),
+    "mint/query_likelihood": (1, "4a31d392e730"),
+    "mint/user_request": (1, "b0fa28d7db91"),
+}
 
 
 def shipped():
