@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -156,9 +157,9 @@ def synthetic_items(
     ]
 
 
-def item_schema(categories: Sequence[str]) -> dict[str, Any]:
+def item_schema(categories: Sequence[str]) -> str:
     """JSON Schema of a made-up item."""
-    return {
+    schema = {
         "type": "object",
         "properties": {
             "title": {"type": "string", "minLength": 1, "maxLength": 160},
@@ -168,6 +169,7 @@ def item_schema(categories: Sequence[str]) -> dict[str, Any]:
         "required": ["title", "abstract", "category"],
         "additionalProperties": False,
     }
+    return json.dumps(schema, ensure_ascii=False)
 
 
 def _prompt(name: str) -> Prompt:

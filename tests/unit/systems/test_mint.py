@@ -87,6 +87,11 @@ def test_another_seed_draws_others():
     assert len(drawn) == 5
 
 
+def test_users_who_liked_the_same_do_not_draw_the_same():
+    frame = log(*((user, item, item, None) for user in range(5) for item in range(40)))
+    assert len({tuple(ids) for ids in query_rows(frame, **COLUMNS).liked_ids}) == 5
+
+
 def test_sentences_of_five_to_twenty_words_are_taken():
     text = "Too short. This one has exactly five words!  And so\nhere is one more of them? " + "word " * 21 + "."
     assert sentences(text, 5, 20) == ["This one has exactly five words!", "here is one more of them?"]

@@ -1,5 +1,7 @@
 """The prompts that ship: what they are, and that nobody changes one without raising its version."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -74,3 +76,13 @@ def test_the_plugins_register_what_they_say():
 
     assert kar.llmrec_register_models() == [KNOWLEDGE_ENCODER]
     assert genre.llmrec_register_features() == mint.llmrec_register_features() == []
+
+
+def test_importing_the_plugins_loads_nothing_heavy():
+    heavy = {"feast", "torch", "transformers", "onnxruntime", "pandas", "numpy"}
+    code = "import sys, llmrec_plugin.systems.genre, llmrec_plugin.systems.kar, llmrec_plugin.systems.mint.training\n"
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", f"{code}print(sorted({heavy} & set(sys.modules)))"],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert (done.stdout.strip(), done.stderr) == ("[]", "")
