@@ -361,8 +361,8 @@ class ArtifactStore:
     def add(self, folder: Path) -> AnyArtifact:
         """Moves a finished artifact folder into the store and makes it current.
 
-        Adding content that is already there replaces nothing but a damaged copy, so a process that
-        has the artifact open is not disturbed.
+        Adding content that is already there replaces nothing but a damaged copy and the manifest, whose records of
+        parity and quality are the newest, so a process that has the artifact open is not disturbed.
         """
         artifact = read_artifact(folder)
         artifact.verify()
@@ -372,6 +372,8 @@ class ArtifactStore:
         if not _is_sound(target):
             shutil.rmtree(target, ignore_errors=True)
             shutil.move(folder, target)
+        elif read_artifact(target).manifest.files == artifact.manifest.files:
+            os.replace(folder / MANIFEST, target / MANIFEST)
         pointer = model_folder / "current"
         temporary = pointer.with_suffix(f".{os.getpid()}")
         temporary.write_text(artifact.id + "\n")
