@@ -84,7 +84,7 @@ class BatchSession:
         self._served, self._folder = served, folder
         self._structured, self._extra = structured, extra
         self._url = "/v1/chat/completions" if served.chat else "/v1/completions"
-        self._seen: tuple[tuple[str, int, int], ...] = ()
+        self._seen: dict[str, tuple[int, int]] = {}
         self._read = _Read({}, {}, {})
         self._path: Path | None = None
         self._written = b""
@@ -151,17 +151,17 @@ class BatchSession:
     def _look(self) -> None:
         """Reads the files, if any is new or has changed."""
         paths = sorted([*self._folder.glob("requests-*.jsonl"), *self._folder.glob("responses*.jsonl")])
-        states = [(path, path.stat()) for path in paths]
-        seen = tuple((path.name, state.st_size, state.st_mtime_ns) for path, state in states)
+        seen = {path.name: _state(path) for path in paths}
         if seen == self._seen:
             return
         read = _Read({}, {}, {})
-        for path, state in states:
+        for path in paths:
+            written = seen[path.name][1]
             if path.name.startswith("requests-"):
                 for id_, _ in _lines(path):
-                    read.asked[id_] = max(read.asked.get(id_, 0), state.st_mtime_ns)
+                    read.asked[id_] = max(read.asked.get(id_, 0), written)
             else:
-                self._take(path, state.st_mtime_ns, read)
+                self._take(path, written, read)
         self._seen, self._read = seen, read
 
     def _take(self, path: Path, written: int, read: _Read) -> None:
@@ -192,8 +192,8 @@ class BatchSession:
             stream.flush()
             os.fsync(stream.fileno())
         os.replace(temporary, self._path)
-        now = self._path.stat().st_mtime_ns
-        self._read.asked.update(dict.fromkeys(requests, now))
+        self._seen[self._path.name] = _state(self._path)  # what is in it is known
+        self._read.asked.update(dict.fromkeys(requests, self._seen[self._path.name][1]))
         logger.info("%d requests written to %s.", len(requests), self._path)
 
 
@@ -201,6 +201,12 @@ def request_id(artifact_id: str, body: Mapping[str, Any]) -> str:
     """The id of a request, 64 hex digits, over the model's artifact and all that is sent."""
     text = json.dumps([artifact_id, body], sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _state(path: Path) -> tuple[int, int]:
+    """Size in bytes, and when it was last written, in ns."""
+    state = path.stat()
+    return state.st_size, state.st_mtime_ns
 
 
 def _lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:

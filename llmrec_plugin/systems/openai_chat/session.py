@@ -125,9 +125,10 @@ class EndpointSession:
         failures: list[ProviderError] = []
         with closing(self._each(self._scores, asked)) as results:
             for number, result in results:
-                failed = isinstance(result, ProviderError)
-                scores[number] = [np.nan] * len(asked[number][1]) if failed else result
-                failures += [result] if failed else []
+                if isinstance(result, ProviderError):
+                    failures.append(result)
+                    result = [np.nan] * len(asked[number][1])
+                scores[number] = result
         if failures and len(failures) == len(asked):
             raise failures[0]
         if failures:
