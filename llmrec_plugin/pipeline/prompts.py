@@ -35,7 +35,7 @@ Value: TypeAlias = str | list[str]
 LOOK_ALIKE = "\u2039"
 """What stands in data for a ``<`` that would begin a tag of a slot: ‹."""
 _NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?", re.ASCII)
-_LESS_THAN = re.compile("[<\ufe64\uff1c]")
+_LESS_THAN = re.compile("[<\u226e\ufe64\uff1c]")
 _SLASHES = "/\\\u2044\u2215\u29f8"
 _LONGEST_NUMBER = 40
 
