@@ -127,7 +127,7 @@ def _candidates(text: str, vocabulary: tuple[str, ...]) -> Iterator[list[str]]:
     for line in _unfenced(text).split("\n"):
         line = line.strip()
         bullet = _BULLET.match(line)
-        if bullet and _known(line, vocabulary) is None:
+        if bullet and not any(_known(text, vocabulary) for text in (line, _parts(line)[0])):
             line = line[bullet.end() :]
         if line:
             yield _parts(line)

@@ -13,7 +13,7 @@ import json
 import math
 import re
 from collections.abc import Callable
-from typing import Any, TypeAlias
+from typing import Any, NoReturn, TypeAlias
 
 from llmrec_plugin.errors import DeclarationError
 
@@ -55,7 +55,7 @@ def misfit(value: Any, schema: Schema) -> str:
 
 
 def _check(owner: str, schema: Any, root: Schema, place: str, depth: int) -> None:
-    def refuse(trouble: str) -> None:
+    def refuse(trouble: str) -> NoReturn:
         raise DeclarationError(f"{owner}: schema at {place}: {trouble}.")
 
     if isinstance(schema, bool):

@@ -200,7 +200,8 @@ class EndpointSession:
                 used = tokens if counted is None else counted
                 result = read(found)
         except (RemoteError, ValueError) as exc:
-            error = exc if isinstance(exc, RemoteError) else RemoteError(f"{self._settings.url}: {exc}.")
+            trouble = self._settings.key.hide(str(exc))
+            error = RemoteError(trouble if isinstance(exc, RemoteError) else f"{self._settings.url}: {trouble}.")
             self._breaker.failed(str(error))
             raise error from None  # frames of the exception hold what was being sent
         finally:
