@@ -215,14 +215,12 @@ class EndpointSession:
         wait = self._pace.turn()
         if wait > 0:
             self._clock.sleep(wait)
-        answer = self._transport.post(self._with_length(body), largest, accept=_REFUSED)
-        if answer.status == 400 and b"max_completion_tokens" in answer.body and self._length_field == "max_tokens":
+        field = self._length_field
+        answer = self._transport.post(_with_length(body, field), largest, accept=_REFUSED)
+        if answer.status == 400 and b"max_completion_tokens" in answer.body and field == "max_tokens":
             self._length_field = "max_completion_tokens"  # some models take no max_tokens
-            answer = self._transport.post(self._with_length(body), largest, accept=_REFUSED)
+            answer = self._transport.post(_with_length(body, self._length_field), largest, accept=_REFUSED)
         return answer
-
-    def _with_length(self, body: Mapping[str, Any]) -> dict[str, Any]:
-        return {self._length_field if name == "max_tokens" else name: value for name, value in body.items()}
 
     def _parsed(self, answer: Answer) -> Any:
         try:
@@ -232,3 +230,8 @@ class EndpointSession:
         if not isinstance(found, dict) or "choices" not in found:  # some gateways answer 200 with an error in it
             raise self._transport.unexpected(answer, "a JSON object with choices")
         return found
+
+
+def _with_length(body: Mapping[str, Any], field: str) -> dict[str, Any]:
+    """A body whose most tokens are called `field`."""
+    return {field if name == "max_tokens" else name: value for name, value in body.items()}
