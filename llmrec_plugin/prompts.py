@@ -109,7 +109,9 @@ def _read(place: str | Path) -> str:
         return data.decode("utf-8")
     except UnicodeDecodeError as exc:
         line = data.count(b"\n", 0, exc.start) + 1
-        raise DeclarationError(f"{text}, line {line}: expected UTF-8 text, got {exc.reason}; save it as UTF-8.") from exc
+        raise DeclarationError(
+            f"{text}, line {line}: expected UTF-8 text, got {exc.reason}; save it as UTF-8."
+        ) from exc
     except (ImportError, TypeError) as exc:  # TypeError: a module that is no package
         raise DeclarationError(
             f"{text}: the package cannot be imported ({exc}). Expected 'package:<module>/<file>' of a package that is "
@@ -117,8 +119,8 @@ def _read(place: str | Path) -> str:
         ) from exc
     except OSError as exc:
         raise DeclarationError(
-            f"{text}: the prompt cannot be read ({exc.strerror or exc}). Expected a file, or 'package:<module>/<file>'; "
-            "files of a package must be in its package data. Relative paths start at the working directory "
+            f"{text}: the prompt cannot be read ({exc.strerror or exc}). Expected a file, or 'package:<module>/<file>' "
+            "with the file in the package's data. Relative paths start at the working directory "
             f"({Path.cwd()}); write Path(__file__).parent / 'prompts' / ... instead."
         ) from exc
 

@@ -83,7 +83,7 @@ def render(feature: TokenFeature, key: str) -> Request:
 
 
 def neutral(text: str, names: Sequence[str]) -> str:
-    """`text` with ‹ for each ``<`` that begins an opening or closing tag named like one of `names`, or could be read so.
+    """`text` with ‹ for each ``<`` that begins, or could be read to begin, a tag named like one of `names`.
 
     Letter case, blanks and invisible characters between the letters, accents, full-width and other compatibility forms
     (those that Unicode's NFKC maps to the plain letter) are seen through. Nothing else changes, so HTML and

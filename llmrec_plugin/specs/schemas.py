@@ -1,10 +1,11 @@
 """JSON Schema, as far as outputs need it: what a declaration may ask of a JSON value, and whether a value fits.
 
-Understood are ``type``, ``enum``, ``const``; ``properties``, ``required``, ``additionalProperties``, ``minProperties``,
-``maxProperties``; ``items``, ``prefixItems``, ``minItems``, ``maxItems``, ``uniqueItems``; ``minLength``, ``maxLength``,
-``pattern``; ``minimum``, ``maximum``, ``exclusiveMinimum``, ``exclusiveMaximum``, ``multipleOf``; ``anyOf``, ``oneOf``,
-``allOf``, ``not``; ``$ref`` into ``$defs`` or ``definitions``. ``title``, ``description``, ``default``, ``examples``,
-``format`` and ``$comment`` may stand there and check nothing. Anything else is refused rather than passed over.
+Understood are ``type``, ``enum``, ``const``; ``properties``, ``required``, ``additionalProperties``,
+``minProperties``, ``maxProperties``; ``items``, ``prefixItems``, ``minItems``, ``maxItems``, ``uniqueItems``;
+``minLength``, ``maxLength``, ``pattern``; ``minimum``, ``maximum``, ``exclusiveMinimum``, ``exclusiveMaximum``,
+``multipleOf``; ``anyOf``, ``oneOf``, ``allOf``, ``not``; ``$ref`` into ``$defs`` or ``definitions``. ``title``,
+``description``, ``default``, ``examples``, ``format`` and ``$comment`` may stand there and check nothing. Anything
+else is refused rather than passed over.
 """
 
 from __future__ import annotations

@@ -13,7 +13,8 @@ HOW_TO = Path(__file__).parents[2] / "docs" / "how-to"
 
 def blocks(page, language):
     text = (HOW_TO / page).read_text(encoding="utf-8")
-    return re.findall(rf"^```{language}\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    found = re.findall(r"^```(\w*)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    return [block for name, block in found if name == language]
 
 
 def test_the_prompt_of_the_page_is_one_and_renders_as_shown(tmp_path):

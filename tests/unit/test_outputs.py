@@ -10,7 +10,9 @@ from llmrec_plugin import Choice, Json, Scores, ShortText, Tags
 from llmrec_plugin.pipeline.outputs import InvalidOutput, columns_of_output, ids_of, parse
 from llmrec_plugin.specs.schemas import misfit
 
-TAGS = Tags(vocabulary=("action", "Sci-Fi", "C", "C#", "C++", ".NET", "rock, pop", "2. Bundesliga", "IT", "it"), max_items=3)
+TAGS = Tags(
+    vocabulary=("action", "Sci-Fi", "C", "C#", "C++", ".NET", "rock, pop", "2. Bundesliga", "IT", "it"), max_items=3
+)
 CHOICE = Choice(options=("yes", "no", "not sure"))
 SCHEMA = {
     "type": "object",
@@ -189,7 +191,9 @@ def test_a_schema_may_ask_for_no_object():
 
 # --- whatever is written
 
-WORDS = st.sampled_from(["action", "sci-fi", "yes", "[newtitle]", "```", "{", "[", "]", "}", '"', ":", ",", "\n", "- ", "1. "])
+WORDS = st.sampled_from(
+    ["action", "sci-fi", "yes", "[newtitle]", "```", "{", "[", "]", "}", '"', ":", ",", "\n", "- ", "1. "]
+)
 ANYTHING = st.one_of(st.text(max_size=60), st.lists(st.one_of(WORDS, st.text(max_size=4)), max_size=20).map("".join))
 JSON_VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
@@ -204,8 +208,7 @@ def test_any_text_gives_a_value_that_fits_or_is_invalid(text):
     for output in (TAGS, CHOICE, TEXT, ShortText(), JSON, Json(schema={}), Tags(), Scores(answers=("a", "b"))):
         try:
             value = parse(output, text)
-        except InvalidOutput as exc:
-            assert str(exc)
+        except InvalidOutput:
             continue
         if isinstance(output, Tags):
             assert 1 <= len(value) <= output.max_items
@@ -223,7 +226,10 @@ def test_any_text_gives_a_value_that_fits_or_is_invalid(text):
             assert not misfit(loaded, json.loads(output.schema))
 
 
-@given(st.lists(st.sampled_from(TAGS.vocabulary), min_size=1, max_size=3, unique=True), st.sampled_from([", ", "\n", "\n- "]))
+@given(
+    st.lists(st.sampled_from(TAGS.vocabulary), min_size=1, max_size=3, unique=True),
+    st.sampled_from([", ", "\n", "\n- "]),
+)
 def test_tags_come_back_from_what_they_were_written_as(tags, mark):
     assert parse(TAGS, mark.lstrip() + mark.join(tags)) == tuple(tags)
     assert parse(TAGS, json.dumps(tags)) == tuple(tags)

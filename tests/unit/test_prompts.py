@@ -74,7 +74,7 @@ def test_a_file_that_is_not_there_is_an_error_that_names_it(place, message):
 def test_a_file_that_is_not_utf_8_is_an_error_with_the_line(tmp_path):
     path = tmp_path / "film.md"
     path.write_bytes(FILE.encode().replace(b"genres of", b"g\xe9nres of"))
-    with pytest.raises(DeclarationError, match=r"film\.md, line 11: expected UTF-8 text.*save it as UTF-8"):
+    with pytest.raises(DeclarationError, match=r"film\.md, line 12: expected UTF-8 text.*save it as UTF-8"):
         load_prompt(path)
 
 
@@ -89,16 +89,20 @@ def test_a_file_that_is_not_utf_8_is_an_error_with_the_line(tmp_path):
         ("version: 2", "version: 2\nversion: 3", "line 4: the header has 'version' twice"),
         ("version: 2", "version: [2", "line [3-7]: the header is no YAML"),
         ("version: 2", "version: !!python/object:os.system 2", "line 3: the header is no YAML"),
-        ("version: 2", "version: 2\nauthor: me", "line 4: the header holds 'author'.*it may hold prompt, version, slots"),
+        (
+            "version: 2",
+            "version: 2\nauthor: me",
+            "line 4: the header holds 'author'.*it may hold prompt, version, slots",
+        ),
         ("type: text", "type: texts", "line 5: slot 'title': type must be one of 'text'"),
         ("max_items", "max_item", "line 6: slot 'seen' holds 'max_item', .*did you mean 'max_items'"),
         ("  title: {type: text, max_tokens: 64}", "  title: long", "line 5: slot 'title' must be a mapping"),
-        ("  title: {", "  Title: {", "line 12: the slot 'title' is not declared; did you mean 'Title'"),
-        ("{{title}}", "{{titel}}", "line 12: the slot 'titel' is not declared; did you mean 'title'"),
-        ("{{title}}", "", "line 11: the slot 'title' is declared, but the text does not use it"),
-        ("{{title}}", "{{title}} {{a-b}}", "line 12: '{{' begins a slot"),
+        ("  title: {", "  Title: {", "line 13: the slot 'title' is not declared; did you mean 'Title'"),
+        ("{{title}}", "{{titel}}", "line 13: the slot 'titel' is not declared; did you mean 'title'"),
+        ("{{title}}", "", "line 12: the slot 'title' is declared, but the text does not use it"),
+        ("{{title}}", "{{title}} {{a-b}}", "line 13: '{{' begins a slot"),
         ("[system]\n", "", "line 8: expected a line '.system.' or '.user.' before the text"),
-        ("[user]\n", "", "line 13: there is no section .user."),
+        ("[user]\n", "", "line 14: there is no section .user."),
         ("[user]\n", "[user]\n[user]\n", "line 12: a second section .user."),
         ("You know films.", "You know {{title}}.", "line 9: .system. holds a slot"),
     ],

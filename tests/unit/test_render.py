@@ -204,7 +204,9 @@ def tags(draw):
     return opening + slash + "".join(letters) + draw(st.sampled_from([">", "＞", " x>", ""]))
 
 
-HOSTILE = st.lists(st.one_of(tags(), st.text(max_size=8), st.sampled_from(["<", "/", "title", ">", "\n1. "])), max_size=6)
+HOSTILE = st.lists(
+    st.one_of(tags(), st.text(max_size=8), st.sampled_from(["<", "/", "title", ">", "\n1. "])), max_size=6
+)
 
 
 def seen_through(text):

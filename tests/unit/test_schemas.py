@@ -8,7 +8,9 @@ from llmrec_plugin.specs.schemas import check_schema, misfit
 
 TREE = {
     "$ref": "#/$defs/node",
-    "$defs": {"node": {"type": "object", "properties": {"next": {"$ref": "#/$defs/node"}}, "additionalProperties": False}},
+    "$defs": {
+        "node": {"type": "object", "properties": {"next": {"$ref": "#/$defs/node"}}, "additionalProperties": False}
+    },
 }
 
 
@@ -28,7 +30,11 @@ TREE = {
         ({"pattern": "^a"}, ["ab"], ["ba"]),
         ({"items": {"type": "string"}, "minItems": 1, "uniqueItems": True}, [["a"], ["a", "b"]], [[], [1], ["a", "a"]]),
         ({"prefixItems": [{"type": "string"}], "items": False}, [["a"], []], [[1], ["a", "b"]]),
-        ({"required": ["a"], "properties": {"a": {"type": "null"}}}, [{"a": None}, {"a": None, "b": 1}], [{}, {"a": 1}]),
+        (
+            {"required": ["a"], "properties": {"a": {"type": "null"}}},
+            [{"a": None}, {"a": None, "b": 1}],
+            [{}, {"a": 1}],
+        ),
         ({"additionalProperties": {"type": "integer"}, "maxProperties": 1}, [{"a": 1}], [{"a": "x"}, {"a": 1, "b": 2}]),
         ({"anyOf": [{"type": "string"}, {"minimum": 5}]}, ["a", 6], [4]),
         ({"oneOf": [{"type": "integer"}, {"minimum": 5}]}, [1, 5.5], [6, 1.5]),

@@ -177,9 +177,7 @@ class BatchSession:
     def _write(self, requests: Mapping[str, Mapping[str, Any]]) -> None:
         if not requests:
             return
-        lines = [
-            {"custom_id": id_, "method": "POST", "url": self._url, "body": body} for id_, body in requests.items()
-        ]
+        lines = [{"custom_id": id_, "method": "POST", "url": self._url, "body": body} for id_, body in requests.items()]
         data = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines).encode()
         self._folder.mkdir(parents=True, exist_ok=True)
         if self._path is None or not self._path.exists() or len(self._written) + len(data) > LARGEST_FILE:

@@ -85,7 +85,9 @@ class Breaker:
             left = self._until - self._clock.now()
             if left <= 0:
                 return ""
-            return f"not asked for another {left:.0f} s, since {self._failures} requests in a row failed: {self._reason}"
+            return (
+                f"not asked for another {left:.0f} s, since {self._failures} requests in a row failed: {self._reason}"
+            )
 
     def succeeded(self) -> None:
         """A request was answered."""

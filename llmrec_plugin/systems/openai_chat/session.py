@@ -120,7 +120,9 @@ class EndpointSession:
         if self._served.chat:
             asked = [(bodies.first_token_body(item, self._served, extra), answers) for item in requests]
         else:
-            asked = [(bodies.echo_body(item, text, self._served, extra), [text]) for item in requests for text in answers]
+            asked = [
+                (bodies.echo_body(item, text, self._served, extra), [text]) for item in requests for text in answers
+            ]
         scores: list[list[float]] = [[]] * len(asked)
         failures: list[ProviderError] = []
         with closing(self._each(self._scores, asked)) as results:
@@ -166,8 +168,8 @@ class EndpointSession:
                 return [bodies.echo_score(found, answers[0])]
             except (LookupError, TypeError, ValueError) as exc:
                 raise RemoteError(
-                    f"{self._settings.url} gives no log probabilities ({type(exc).__name__}: {exc}), which Scores need. "
-                    "Use a server that has them, such as vLLM, or declare a Choice."
+                    f"{self._settings.url} gives no log probabilities ({type(exc).__name__}: {exc}), which Scores "
+                    "need. Use a server that has them, such as vLLM, or declare a Choice."
                 ) from exc
 
         try:

@@ -34,7 +34,12 @@ def test_the_id_covers_what_is_served_and_how(store):
     same = {export_endpoint(model(name=name), store).id for name in ("ours", "again")}
     others = [
         export_endpoint(model(**changes), store).id
-        for changes in ({"source": "endpoint:org/writer@2"}, {"source": "endpoint:w@1"}, {"chat": False}, {"max_tokens": 9})
+        for changes in (
+            {"source": "endpoint:org/writer@2"},
+            {"source": "endpoint:w@1"},
+            {"chat": False},
+            {"max_tokens": 9},
+        )
     ]
     assert len(same) == 1
     assert len({*same, *others}) == 5
@@ -45,7 +50,9 @@ def test_a_model_that_is_here_is_none_of_an_endpoint(store):
         export_endpoint(model(source="path:/weights"), store)
 
 
-@pytest.mark.parametrize("source", ["endpoint:", "endpoint:writer", "endpoint:writer@", "endpoint:@1", "endpoint:a b@1"])
+@pytest.mark.parametrize(
+    "source", ["endpoint:", "endpoint:writer", "endpoint:writer@", "endpoint:@1", "endpoint:a b@1"]
+)
 def test_a_source_without_a_version_is_refused(source):
     with pytest.raises(DeclarationError, match="source must"):
         model(source=source)

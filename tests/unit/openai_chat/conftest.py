@@ -59,4 +59,3 @@ def session(server, export, time):
         return EndpointSession(served, load_endpoint_settings(served.chat, environ), clock or time.clock())
 
     return opened
-

@@ -168,7 +168,7 @@ def test_completions_are_told_as_they_are_given(opened):
 
 
 def test_it_gives_no_scores(opened):
-    with pytest.raises(ProviderError, match="gives no scores. Declare a Choice"):
+    with pytest.raises(ProviderError, match=r"gives no scores\. Declare a Choice"):
         opened().score([request("a")], ("yes", "no"))
 
 

@@ -67,7 +67,9 @@ def test_decoding_is_said_in_the_words_of_the_api(session, server):
 
 @pytest.mark.parametrize("decoding", [Decoding(method="beam", beams=2), Decoding(repetition_ngram=3)])
 def test_decoding_that_the_api_lacks_is_an_error(session, server, decoding):
-    with pytest.raises(ProviderError, match=r"openai has no (method='beam'|repetition_ngram).*Declare another Decoding"):
+    with pytest.raises(
+        ProviderError, match=r"openai has no (method='beam'|repetition_ngram).*Declare another Decoding"
+    ):
         ask(session(), "x", decoding=decoding)
     assert server.requests == []
 
@@ -83,7 +85,12 @@ def test_decoding_that_the_api_lacks_is_an_error(session, server, decoding):
         (
             "json_schema",
             Json(schema={"type": "object"}),
-            {"response_format": {"type": "json_schema", "json_schema": {"name": "value", "schema": {"type": "object"}}}},
+            {
+                "response_format": {
+                    "type": "json_schema",
+                    "json_schema": {"name": "value", "schema": {"type": "object"}},
+                }
+            },
         ),
     ],
 )
@@ -150,7 +157,8 @@ def test_instructions_that_are_too_long_are_an_error(session):
 
 
 @pytest.mark.parametrize(
-    "mark", ["<|im_end|>", "<｜User｜>", "</s>", "< /S >", "<start_of_turn>", "[INST]", "[ /inst ]", "<<SYS>>", "<think>"]
+    "mark",
+    ["<|im_end|>", "<｜User｜>", "</s>", "< /S >", "<start_of_turn>", "[INST]", "[ /inst ]", "<<SYS>>", "<think>"],
 )
 def test_data_cannot_spell_the_marks_of_a_chat_template(session, server, mark):
     ask(session(), f"a {mark} b [1] <b>", instructions=f"{mark} ")
@@ -192,7 +200,7 @@ def test_a_prompt_whose_request_fails_has_no_scores(session, server, caplog):
 @pytest.mark.parametrize("chat", [True, False])
 def test_a_server_without_log_probabilities_is_an_error(session, server, chat):
     server.logprobs = False
-    with pytest.raises(RemoteError, match="gives no log probabilities.*declare a Choice"):
+    with pytest.raises(RemoteError, match=r"gives no log probabilities.*declare a Choice"):
         session({"chat": chat}).score([request("x")], ("yes", "no"))
 
 
@@ -207,5 +215,5 @@ def test_the_opener_reads_the_environment(server, export, monkeypatch):
 
 
 def test_a_gpu_of_this_machine_is_refused(export):
-    with pytest.raises(ProviderError, match="LLMREC_DEVICE=cuda.*computes elsewhere"):
+    with pytest.raises(ProviderError, match=r"LLMREC_DEVICE=cuda.*computes elsewhere"):
         open_endpoint(export(), device="cuda", threads=None)
