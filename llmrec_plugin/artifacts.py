@@ -28,6 +28,7 @@ GRAPH = "model.onnx"
 TOKENIZER = "tokenizer.json"
 GOLDEN = "golden.npy"
 GOLDEN_PROMPTS = "golden.json"
+ENDPOINT = "endpoint.json"
 FORMAT = 1
 
 
@@ -130,7 +131,8 @@ class GeneratorManifest:
     """What an exported generator is, and the proof that it writes what its PyTorch original writes.
 
     The files of a ``causal`` model are ``model.onnx``, of ``seq2seq`` ``encoder.onnx``, ``decoder.onnx`` (first token)
-    and ``decoder_with_past.onnx``; both have ``tokenizer.json`` and ``golden.json``.
+    and ``decoder_with_past.onnx``; both have ``tokenizer.json`` and ``golden.json``. A model that only an endpoint has
+    is one file, ``endpoint.json``: its served name and version; sizes and token ids are then 0 and mean nothing.
 
     Attributes:
         model: Name of the model.

@@ -38,7 +38,7 @@ _BULLET = re.compile(r"(?:[-*\u2022\u2013\u2014\u00b7+]|\(?\d{1,3}[.):])\s+")
 _LABEL = re.compile(r"[^:\n]{1,40}:\s*")
 _OPENING = re.compile(r"[\[{]")
 _SEPARATORS = re.compile(r"[,;|\u060c\u3001\uff0c\uff1b]")
-_QUOTES = (("\"", "\""), ("'", "'"), ("\u201c", "\u201d"), ("\u2018", "\u2019"), ("\u00ab", "\u00bb"), ("`", "`"))
+_QUOTES = (('"', '"'), ("'", "'"), ("\u201c", "\u201d"), ("\u2018", "\u2019"), ("\u00ab", "\u00bb"), ("`", "`"))
 _ENDS = ".,;:!?\u3002\uff0c\uff01\uff1f"
 
 
@@ -115,7 +115,9 @@ def _choice(output: Choice, text: str) -> str:
     option = _known(answer, output.options)
     if option is not None:
         return option
-    raise InvalidOutput(f"expected one of {len(output.options)} options, got {text!r:.60}" if text else "nothing was written")
+    raise InvalidOutput(
+        f"expected one of {len(output.options)} options, got {text!r:.60}" if text else "nothing was written"
+    )
 
 
 def _candidates(text: str, vocabulary: tuple[str, ...]) -> Iterator[list[str]]:
@@ -127,7 +129,7 @@ def _candidates(text: str, vocabulary: tuple[str, ...]) -> Iterator[list[str]]:
     for line in _unfenced(text).split("\n"):
         line = line.strip()
         bullet = _BULLET.match(line)
-        if bullet and _known(line, vocabulary) is None:
+        if bullet and not any(_known(text, vocabulary) for text in (line, _parts(line)[0])):
             line = line[bullet.end() :]
         if line:
             yield _parts(line)
@@ -329,7 +331,7 @@ _DECODER = json.JSONDecoder(parse_constant=_no_constant, strict=False)  # models
 
 
 def _json_strings(text: str) -> list[str] | None:
-    """The strings of a JSON list, of a JSON object with one list or string, or a JSON string; None for anything else."""
+    """The strings of a JSON list, of an object with one list or string, or a JSON string; None for anything else."""
     bare = _unfenced(text).strip()
     if not bare.startswith(("[", "{", '"')):
         return None

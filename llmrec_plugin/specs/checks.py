@@ -16,6 +16,7 @@ PIPELINE_VERSION = 1
 
 _NAME = re.compile(r"[a-z][a-z0-9_]*\Z")
 _MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*\Z")
+_SERVED = re.compile(r"[!-~]+@[!-?A-~]+\Z")  # printable ASCII; no '@' in the version
 _REVISION = re.compile(r"[0-9a-f]{40}\Z")
 
 
@@ -91,14 +92,22 @@ def check_model_name(name: object) -> None:
         raise DeclarationError(f"model {name!r}: expected letters, digits, '.', '_' and '-', e.g. 'all-minilm-l6-v2'.")
 
 
-def check_source(owner: str, source: object) -> None:
+def check_source(owner: str, source: object, *, endpoint: bool = False) -> None:
+    """Checks where a model comes from; `endpoint` says whether it may be one that an endpoint serves."""
     check_text(owner, "source", source)
     kind, _, place = str(source).partition(":")
-    if kind not in ("package", "path", "hub") or not place:
-        raise DeclarationError(f"{owner}: source must start with 'package:', 'path:' or 'hub:', got {source!r}.")
+    kinds = ("package", "path", "hub", "endpoint") if endpoint else ("package", "path", "hub")
+    if kind not in kinds or not place:
+        *most, last = (f"'{name}:'" for name in kinds)
+        raise DeclarationError(f"{owner}: source must start with {', '.join(most)} or {last}, got {source!r}.")
     if kind == "hub" and not _REVISION.match(place.partition("@")[2]):
         raise DeclarationError(
             f"{owner}: a hub source must pin a full commit, 'hub:org/name@<40 hex digits>', got {source!r}."
+        )
+    if kind == "endpoint" and not _SERVED.match(place):
+        raise DeclarationError(
+            f"{owner}: an endpoint source must name the served model and its version, "
+            f"'endpoint:<served model>@<version>', got {source!r}."
         )
 
 

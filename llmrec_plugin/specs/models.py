@@ -102,11 +102,14 @@ class GeneratorModel:
 
     Attributes:
         name: The name features refer to.
-        source: Where the PyTorch weights are, as in `EncoderModel`.
+        source: Where the PyTorch weights are, as in `EncoderModel`; or ``endpoint:<served model>@<version>`` for one
+            that only an endpoint has. The version is part of the fingerprint of what the model writes: change it when
+            what is served changes.
         task: ``causal``: continues the prompt (GPT-2, Llama, Qwen2, ...); ``seq2seq``: reads the prompt with an encoder
             and writes with a decoder (T5, BART).
         max_tokens: Longest prompt and output together (``causal``), or longest of either (``seq2seq``), in tokens.
-        chat: Whether prompts are put into the tokenizer's chat template, as instruction-tuned models expect.
+        chat: Whether prompts are put into the tokenizer's chat template, as instruction-tuned models expect; behind an
+            endpoint, whether it is asked for chat completions.
         precision: ``fp32`` gives PyTorch's tokens.
     """
 
@@ -120,8 +123,10 @@ class GeneratorModel:
     def __post_init__(self) -> None:
         check_model_name(self.name)
         owner = f"model {self.name!r}"
-        check_source(owner, self.source)
+        check_source(owner, self.source, endpoint=True)
         check_choice(owner, "task", self.task, get_args(GeneratorTask))
+        if self.source.startswith("endpoint:") and self.task != "causal":
+            raise DeclarationError(f"{owner}: a model behind an endpoint has task 'causal', got {self.task!r}.")
         check_positive(owner, "max_tokens", self.max_tokens)
         check_flag(owner, "chat", self.chat)
         check_choice(owner, "precision", self.precision, ("fp32",))

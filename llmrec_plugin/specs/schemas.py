@@ -1,10 +1,11 @@
 """JSON Schema, as far as outputs need it: what a declaration may ask of a JSON value, and whether a value fits.
 
-Understood are ``type``, ``enum``, ``const``; ``properties``, ``required``, ``additionalProperties``, ``minProperties``,
-``maxProperties``; ``items``, ``prefixItems``, ``minItems``, ``maxItems``, ``uniqueItems``; ``minLength``, ``maxLength``,
-``pattern``; ``minimum``, ``maximum``, ``exclusiveMinimum``, ``exclusiveMaximum``, ``multipleOf``; ``anyOf``, ``oneOf``,
-``allOf``, ``not``; ``$ref`` into ``$defs`` or ``definitions``. ``title``, ``description``, ``default``, ``examples``,
-``format`` and ``$comment`` may stand there and check nothing. Anything else is refused rather than passed over.
+Understood are ``type``, ``enum``, ``const``; ``properties``, ``required``, ``additionalProperties``,
+``minProperties``, ``maxProperties``; ``items``, ``prefixItems``, ``minItems``, ``maxItems``, ``uniqueItems``;
+``minLength``, ``maxLength``, ``pattern``; ``minimum``, ``maximum``, ``exclusiveMinimum``, ``exclusiveMaximum``,
+``multipleOf``; ``anyOf``, ``oneOf``, ``allOf``, ``not``; ``$ref`` into ``$defs`` or ``definitions``. ``title``,
+``description``, ``default``, ``examples``, ``format`` and ``$comment`` may stand there and check nothing. Anything
+else is refused rather than passed over.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import json
 import math
 import re
 from collections.abc import Callable
-from typing import Any, TypeAlias
+from typing import Any, NoReturn, TypeAlias
 
 from llmrec_plugin.errors import DeclarationError
 
@@ -55,7 +56,7 @@ def misfit(value: Any, schema: Schema) -> str:
 
 
 def _check(owner: str, schema: Any, root: Schema, place: str, depth: int) -> None:
-    def refuse(trouble: str) -> None:
+    def refuse(trouble: str) -> NoReturn:
         raise DeclarationError(f"{owner}: schema at {place}: {trouble}.")
 
     if isinstance(schema, bool):

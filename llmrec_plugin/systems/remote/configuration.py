@@ -89,53 +89,71 @@ def load_remote_settings(model: str, environ: Mapping[str, str] | None = None) -
     api = cast(API, env.get("LLMREC_REMOTE_API") or "openai")
     if api not in get_args(API):
         raise SettingsError(f"LLMREC_REMOTE_API must be openai or tei, got {api!r}.")
-    key = env.get("LLMREC_REMOTE_KEY", "").strip()
-    if not (key.isascii() and key.isprintable()) or " " in key:
-        raise SettingsError(
-            "LLMREC_REMOTE_KEY holds characters that a header cannot carry (its value is not shown): expected "
-            "printable ASCII without spaces. Set it again, without line breaks."
-        )
-    url = _url(env.get("LLMREC_REMOTE_URL", "").strip(), api)
-    if key and url.scheme == "http" and not _is_here(url.hostname or ""):
-        logger.warning(
-            "LLMREC_REMOTE_KEY goes to %s unencrypted; use https where others share the network.", url.netloc
-        )
+    url = _address(env, api)
     return RemoteSettings(
         url=url.geturl(),
         api=api,
         model=env.get("LLMREC_REMOTE_MODEL") or model,
-        key=Secret(key),
-        timeout=_seconds(env, "LLMREC_REMOTE_TIMEOUT", 30.0),
-        retries=_count(env, "LLMREC_REMOTE_RETRIES", 4, least=0),
-        concurrency=_count(env, "LLMREC_REMOTE_CONCURRENCY", 8),
-        batch=_count(env, "LLMREC_REMOTE_BATCH", BATCHES[api], least=2),
+        key=read_key(env, "LLMREC_REMOTE_KEY", url),
+        timeout=read_seconds(env, "LLMREC_REMOTE_TIMEOUT", 30.0),
+        retries=read_count(env, "LLMREC_REMOTE_RETRIES", 4, least=0),
+        concurrency=read_count(env, "LLMREC_REMOTE_CONCURRENCY", 8),
+        batch=read_count(env, "LLMREC_REMOTE_BATCH", BATCHES[api], least=2),
     )
 
 
-def _url(text: str, api: API) -> SplitResult:
-    """The address of the API at `text`, which may be the server, its ``/v1``, or the address itself."""
-    if not text:
+def _address(env: Mapping[str, str], api: API) -> SplitResult:
+    """The address of the API, where the variable may name the server, its ``/v1``, or the address itself."""
+    if not env.get("LLMREC_REMOTE_URL", "").strip():
         raise SettingsError(
             "LLMREC_RUNTIME=remote needs LLMREC_REMOTE_URL, the address of a server that serves this very model, "
             "e.g. http://localhost:8080, and LLMREC_REMOTE_API=openai or tei."
         )
-    expected = "LLMREC_REMOTE_URL must be an address such as https://host:8080"
-    try:
-        parts = urlsplit(text)
-        _ = parts.port  # raises where it is no number
-    except ValueError as exc:
-        raise SettingsError(f"{expected}; {exc}.") from exc
-    if "@" in parts.netloc or parts.query or parts.fragment:  # not shown: it may be a secret
-        raise SettingsError(f"{expected}, without user, query and fragment. A key belongs in LLMREC_REMOTE_KEY.")
-    plain = text.isascii() and text.isprintable() and " " not in text
-    if parts.scheme not in ("http", "https") or not parts.hostname or not plain:
-        raise SettingsError(f"{expected}, got {text!r}.")
+    parts = read_url(env, "LLMREC_REMOTE_URL", "LLMREC_REMOTE_KEY")
     path = parts.path.rstrip("/")
     whole = PATHS[api]
     version, _, name = whole.rpartition("/")  # "/v1", "embeddings"
     if not path.endswith(f"/{name}"):
         path += f"/{name}" if version and path.endswith(version) else whole
     return parts._replace(path=path)
+
+
+def read_url(env: Mapping[str, str], name: str, key: str) -> SplitResult:
+    """The http or https address in a variable; `key` is where a key belongs.
+
+    Raises:
+        SettingsError: It is none, or holds more than an address.
+    """
+    text = env.get(name, "").strip()
+    expected = f"{name} must be an address such as https://host:8080"
+    try:
+        parts = urlsplit(text)
+        _ = parts.port  # raises where it is no number
+    except ValueError as exc:
+        raise SettingsError(f"{expected}; {exc}.") from exc
+    if "@" in parts.netloc or parts.query or parts.fragment:  # not shown: it may be a secret
+        raise SettingsError(f"{expected}, without user, query and fragment. A key belongs in {key}.")
+    plain = text.isascii() and text.isprintable() and " " not in text
+    if parts.scheme not in ("http", "https") or not parts.hostname or not plain:
+        raise SettingsError(f"{expected}, got {text!r}.")
+    return parts
+
+
+def read_key(env: Mapping[str, str], name: str, url: SplitResult) -> Secret:
+    """The key in a variable, empty if there is none; warns if it would go to `url` for others to read.
+
+    Raises:
+        SettingsError: It holds characters that a header cannot carry.
+    """
+    key = env.get(name, "").strip()
+    if not (key.isascii() and key.isprintable()) or " " in key:
+        raise SettingsError(
+            f"{name} holds characters that a header cannot carry (its value is not shown): expected printable ASCII "
+            "without spaces. Set it again, without line breaks."
+        )
+    if key and url.scheme == "http" and not _is_here(url.hostname or ""):
+        logger.warning("%s goes to %s unencrypted; use https where others share the network.", name, url.netloc)
+    return Secret(key)
 
 
 def _is_here(host: str) -> bool:
@@ -145,14 +163,24 @@ def _is_here(host: str) -> bool:
         return host == "localhost"
 
 
-def _count(env: Mapping[str, str], name: str, default: int, least: int = 1) -> int:
+def read_count(env: Mapping[str, str], name: str, default: int, least: int = 1) -> int:
+    """The integer in a variable.
+
+    Raises:
+        SettingsError: It is none, or less than `least`.
+    """
     text = env.get(name) or str(default)
     if not (text.isascii() and text.isdecimal()) or int(text) < least:
         raise SettingsError(f"{name} must be an integer of at least {least}, got {text!r}.")
     return int(text)
 
 
-def _seconds(env: Mapping[str, str], name: str, default: float) -> float:
+def read_seconds(env: Mapping[str, str], name: str, default: float) -> float:
+    """The seconds in a variable.
+
+    Raises:
+        SettingsError: It is no positive number.
+    """
     text = env.get(name) or str(default)
     try:
         seconds = float(text)

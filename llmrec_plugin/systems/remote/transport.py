@@ -12,13 +12,13 @@ import socket
 import ssl
 import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 from urllib.parse import urlsplit
 
 from llmrec_plugin.errors import RemoteError
-from llmrec_plugin.systems.remote.configuration import RemoteSettings
+from llmrec_plugin.systems.remote.configuration import Secret
 
 logger = logging.getLogger(__name__)
 
@@ -28,13 +28,61 @@ LONGEST_PAUSE = 8.0
 _QUOTED = 300
 """Characters of an answer that a message shows."""
 _READ = 1 << 16
-_REMEDIES = {
-    401: "Set LLMREC_REMOTE_KEY to a key that the endpoint accepts.",
-    403: "Set LLMREC_REMOTE_KEY to a key that the endpoint accepts.",
-    404: "Check LLMREC_REMOTE_URL, LLMREC_REMOTE_API (openai or tei) and LLMREC_REMOTE_MODEL.",
-    413: "Lower LLMREC_REMOTE_BATCH, or start the server with a larger limit of texts and tokens per request.",
-    422: "Check LLMREC_REMOTE_API (openai or tei), or lower LLMREC_REMOTE_BATCH if the batch is too large.",
-}
+
+
+class Reach(Protocol):
+    """An address, and how patiently it is used; `RemoteSettings` is one."""
+
+    @property
+    def url(self) -> str:
+        """Where requests go."""
+
+    @property
+    def key(self) -> Secret:
+        """Sent as bearer token, if there is one."""
+
+    @property
+    def timeout(self) -> float:
+        """Seconds that one attempt may take."""
+
+    @property
+    def retries(self) -> int:
+        """Attempts after the first."""
+
+    @property
+    def deadline(self) -> float:
+        """Seconds that a request may take in all, attempts and pauses together."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wording:
+    """What messages call things.
+
+    Attributes:
+        wanted: What an endpoint should have given.
+        variables: What the names of its environment variables begin with.
+        check: What to look at when an answer is not what was expected.
+        remedies: What to do about a status.
+    """
+
+    wanted: str
+    variables: str
+    check: str
+    remedies: Mapping[int, str]
+
+
+_VECTORS = Wording(
+    wanted="vectors",
+    variables="LLMREC_REMOTE",
+    check="Check LLMREC_REMOTE_URL and LLMREC_REMOTE_API (openai or tei).",
+    remedies={
+        401: "Set LLMREC_REMOTE_KEY to a key that the endpoint accepts.",
+        403: "Set LLMREC_REMOTE_KEY to a key that the endpoint accepts.",
+        404: "Check LLMREC_REMOTE_URL, LLMREC_REMOTE_API (openai or tei) and LLMREC_REMOTE_MODEL.",
+        413: "Lower LLMREC_REMOTE_BATCH, or start the server with a larger limit of texts and tokens per request.",
+        422: "Check LLMREC_REMOTE_API (openai or tei), or lower LLMREC_REMOTE_BATCH if the batch is too large.",
+    },
+)
 
 
 class Answer(NamedTuple):
@@ -64,15 +112,26 @@ class Transport:
     Args:
         settings: The address, its key, and how long and often to try.
         clock: Time and chance.
+        wording: What messages call things.
+        turn: Seconds until another attempt of a request may be made, and takes that turn; called before each attempt
+            but the first.
 
     Attributes:
         url: The address.
     """
 
-    def __init__(self, settings: RemoteSettings, clock: Clock | None = None) -> None:
+    def __init__(
+        self,
+        settings: Reach,
+        clock: Clock | None = None,
+        *,
+        wording: Wording = _VECTORS,
+        turn: Callable[[], float] = lambda: 0.0,
+    ) -> None:
         self.url = settings.url
         self._settings = settings
         self._clock = clock or Clock()
+        self._wording, self._turn = wording, turn
         parts = urlsplit(settings.url)
         self._host, self._port, self._path = parts.hostname or "", parts.port, parts.path
         self._tls = ssl.create_default_context() if parts.scheme == "https" else None
@@ -104,30 +163,32 @@ class Transport:
             else:
                 if answer.status == 200 or answer.status in accept:
                     return answer
-                trouble = f"{answer.status} {self._settings.key.hide(answer.reason)}, {self._quote(answer)}"
+                trouble = self._trouble(answer)
                 if answer.status not in (408, 429) and answer.status < 500:
-                    remedy = _REMEDIES.get(answer.status, "Check LLMREC_REMOTE_URL and LLMREC_REMOTE_API.")
-                    raise RemoteError(f"{self.url} refused a request: {trouble}. {remedy}")
+                    raise self.refusal(answer)
             # Nothing is raised from the exception: its frames hold what was being sent, the key among it.
             pause = self._pause(attempt, answer)
             left = deadline - self._clock.now()
-            if attempt == self._settings.retries or pause >= left:
+            if attempt == self._settings.retries or pause >= left or (pause := max(pause, self._turn())) >= left:
                 break
             logger.info("%s: %s; trying again in %.1f s.", self.url, trouble, pause)
             self._clock.sleep(pause)
         wants = f" It asks to wait {pause:.0f} s." if answer and answer.headers["Retry-After"] else ""
+        names = self._wording.variables
         raise RemoteError(
-            f"{self.url} gave no vectors in {attempt + 1} attempts, the last time: {trouble}.{wants} "
-            "See whether the endpoint is up and how busy it is; LLMREC_REMOTE_TIMEOUT, LLMREC_REMOTE_RETRIES and "
-            "LLMREC_REMOTE_CONCURRENCY say how patiently it is used."
+            f"{self.url} gave no {self._wording.wanted} in {attempt + 1} attempts, the last time: {trouble}.{wants} "
+            f"See whether the endpoint is up and how busy it is; {names}_TIMEOUT, {names}_RETRIES and "
+            f"{names}_CONCURRENCY say how patiently it is used."
         )
+
+    def refusal(self, answer: Answer) -> RemoteError:
+        """The error for an answer that refuses a request."""
+        remedy = self._wording.remedies.get(answer.status, self._wording.check)
+        return RemoteError(f"{self.url} refused a request: {self._trouble(answer)}. {remedy}")
 
     def unexpected(self, answer: Answer, expected: str) -> RemoteError:
         """The error for an answer that is not what the API promises."""
-        return RemoteError(
-            f"{self.url}: expected {expected}, got {self._quote(answer)}. "
-            "Check LLMREC_REMOTE_URL and LLMREC_REMOTE_API (openai or tei)."
-        )
+        return RemoteError(f"{self.url}: expected {expected}, got {self._quote(answer)}. {self._wording.check}")
 
     def _attempt(self, data: bytes, largest: int, deadline: float) -> Answer:
         until = min(self._clock.now() + self._settings.timeout, deadline)
@@ -181,7 +242,7 @@ class Transport:
             if len(body) > largest:
                 raise RemoteError(
                     f"{self.url}: expected an answer of at most {largest} bytes, got more. "
-                    "Check LLMREC_REMOTE_URL and LLMREC_REMOTE_MODEL."
+                    f"Check {self._wording.variables}_URL and {self._wording.variables}_MODEL."
                 )
         if whole is not None and len(body) < whole:
             raise http.client.IncompleteRead(bytes(body), whole - len(body))
@@ -215,6 +276,9 @@ class Transport:
 
     def _until_date(self, header: str) -> float:
         return email.utils.parsedate_to_datetime(header).timestamp() - self._clock.date()
+
+    def _trouble(self, answer: Answer) -> str:
+        return f"{answer.status} {self._settings.key.hide(answer.reason)}, {self._quote(answer)}"
 
     def _quote(self, answer: Answer) -> str:
         """The beginning of an answer, for a message."""
