@@ -374,7 +374,7 @@ class ArtifactStore:
         if not _is_sound(target):
             shutil.rmtree(target, ignore_errors=True)
             shutil.move(folder, target)
-        elif read_artifact(target).manifest.files == artifact.manifest.files:
+        elif _renews(artifact.manifest, read_artifact(target).manifest):
             os.replace(folder / MANIFEST, target / MANIFEST)
         pointer = model_folder / "current"
         temporary = pointer.with_suffix(f".{os.getpid()}")
@@ -390,6 +390,11 @@ class ArtifactStore:
 
     def _places(self) -> str:
         return ", ".join(map(str, self.folders))
+
+
+def _renews(new: Manifest | GeneratorManifest, old: Manifest | GeneratorManifest) -> bool:
+    """Whether a manifest differs from that of the same files, in nothing but records."""
+    return new != old and new.files == old.files
 
 
 def _is_sound(folder: Path) -> bool:

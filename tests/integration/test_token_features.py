@@ -119,4 +119,3 @@ def test_a_process_that_never_saw_the_repo_computes_the_same(repo: Repo, tmp_pat
         configuration=configuration,
     )
     assert answer["item_tags_on_demand"] == expected["item_tags_on_demand"]
-

@@ -204,7 +204,7 @@ def test_a_model_must_fit_its_feature(runner):
         bind(labelled(output=ShortText()), runner.store)
     with pytest.raises(ArtifactMismatchError, match="is an encoder and writes nothing"):
         bind(labelled(model="tiny"), runner.store)
-    with pytest.raises(DeclarationError, match="need a vocabulary"):
+    with pytest.raises(DeclarationError, match="need a vocabulary and"):
         bind(written(output=Tags()), runner.store)
     with pytest.raises(DeclarationError, match="have no scores"):
         bind(written(output=Tags(vocabulary=("a",), scores=True)), runner.store)
