@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from llmrec_plugin.artifacts import GOLDEN_PROMPTS, GRAPH, TOKENIZER, GeneratorArtifact
-from llmrec_plugin.errors import ArtifactCorruptError, InputError, LLMRecError, ParityError
-from llmrec_plugin.generation import Completion, Request, Segment
+from llmrec_plugin.errors import ArtifactCorruptError, InputError, ParityError
+from llmrec_plugin.generation import Completion, Request
 from llmrec_plugin.inference import Device
 from llmrec_plugin.runtime.generation.constraints import Constraint, constraint_of, forced_beginning
 from llmrec_plugin.runtime.generation.graphs import FusedGraph
@@ -150,31 +150,33 @@ class OnnxGenerator:
             ArtifactCorruptError: The file cannot be read.
         """
         manifest = self.artifact.manifest
-        path = self.artifact.path(GOLDEN_PROMPTS)
-        for prompt, recorded, tokens in self._golden(path):
-            expected = [token for token in recorded if token not in manifest.eos_token_ids]
-            decoding = Decoding(max_new_tokens=max(len(recorded), 1))
-            writing = self._writing(decoding, None)
-            rows: list[Row] = []
-            with self._lock:
-                self._engine.write([EncodedPrompt(tokens, len(tokens))], [0], writing, decoding, rows.append)
-            if rows[0].tokens != expected:
+        count, golden = self._golden(self.artifact.path(GOLDEN_PROMPTS))
+        decoding = Decoding(max_new_tokens=count)
+        writing = self._writing(decoding, None)
+        rows: list[Row] = []
+        with self._lock:
+            prompts = [EncodedPrompt(ids, 0) for ids, _ in golden]
+            self._engine.write(prompts, [0] * len(prompts), writing, decoding, rows.append)
+        for row in rows:
+            ids, expected = golden[row.index]
+            if row.tokens != expected:
                 raise ParityError(
                     f"Model {manifest.model!r} (artifact {self.artifact.id[:16]}) in onnxruntime on {self.provider}: "
-                    f"golden prompt {prompt!r:.60} gives the tokens {rows[0].tokens[:8]}..., expected "
-                    f"{expected[:8]}... It computes other numbers than the model did at export; try "
-                    "LLMREC_DEVICE=cpu, another version of onnxruntime, or export again."
+                    f"golden prompt {self._tokenizer.decode(ids.tolist())!r:.60} gives the tokens {row.tokens[:8]}, "
+                    f"expected {expected[:8]} at the beginning, and {len(row.tokens)} of them, expected "
+                    f"{len(expected)}. It computes other numbers than the model did at export; try LLMREC_DEVICE=cpu, "
+                    "another version of onnxruntime, or export again."
                 )
 
-    def _golden(self, path: Path) -> list[tuple[str, list[int], np.ndarray]]:
-        """Prompt, recorded tokens and the prompt's token ids."""
+    def _golden(self, path: Path) -> tuple[int, list[tuple[np.ndarray, list[int]]]]:
+        """Tokens that are written at most, and the ids of each prompt with the tokens after it."""
         try:
-            items: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))["prompts"]
-            return [(item["prompt"], item["tokens"], np.array(item["input_ids"], dtype=np.int64)) for item in items]
+            content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+            items = [(np.array(item["ids"], dtype=np.int64), list(item["tokens"])) for item in content["prompts"]]
+            return int(content["max_new_tokens"]), items
         except (OSError, ValueError, TypeError, KeyError) as exc:
             raise ArtifactCorruptError(
-                f"{path} is not a list of golden prompts: {exc}. Run `llmrec export {self.artifact.manifest.model}` "
-                "again."
+                f"{path} holds no golden prompts: {exc}. Run `llmrec export {self.artifact.manifest.model}` again."
             ) from exc
 
     def _writing(self, decoding: Decoding, output: Output | None) -> Writing:
@@ -381,5 +383,3 @@ class PlainEngine:
         plans = plan(lengths, self._manifest.vocab_size)
         return [(batch, [prompts[i][shared:] for i in rows], rows) for rows in plans]
 
-
-__all__ = ["FusedEngine", "LLMRecError", "OnnxGenerator", "PlainEngine", "Segment", "open_generator"]
