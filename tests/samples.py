@@ -91,6 +91,7 @@ def settings(folder: Path, **changes: Any) -> Settings:
             "cache_max_bytes": 2**20,
             "device": "cpu",
             "runtime": "auto",
+            "generator": "auto",
             "threads": 2,
             "disabled_plugins": frozenset(),
             "progress": False,
