@@ -185,7 +185,9 @@ def best_batches(engine: Worker, work: str, rows: int, sorts: bool) -> dict[str,
             run(engine, work, min(size, rows), size, by_length)  # warm
             tried[size, by_length] = run(engine, work, rows, size, by_length)["seconds"]
     (size, by_length), _ = min(tried.items(), key=lambda item: item[1])
-    seconds = {f"{size}{', sorted' if by_length else ''}": round(taken, 3) for (size, by_length), taken in tried.items()}
+    seconds = {
+        f"{size}{', sorted' if by_length else ''}": round(taken, 3) for (size, by_length), taken in tried.items()
+    }
     return {"size": size, "by_length": by_length, "tried": seconds}
 
 
@@ -247,7 +249,9 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     return result
 
 
-def measure_work(engines: dict[str, Worker], name: str, work: dict[str, Any], options: argparse.Namespace) -> dict[str, Any]:
+def measure_work(
+    engines: dict[str, Worker], name: str, work: dict[str, Any], options: argparse.Namespace
+) -> dict[str, Any]:
     taking_part: dict[str, dict[str, Any]] = {}
     failed: dict[str, str] = {}
     for engine, worker in engines.items():
@@ -275,7 +279,9 @@ def measure_work(engines: dict[str, Worker], name: str, work: dict[str, Any], op
     written = [len(tokens) for tokens in found["llmrec"]] if name != "labels" else []
     return {
         "prompt_tokens": {"least": min(lengths), "mean": statistics.mean(lengths), "most": max(lengths)},
-        "new_tokens": {"least": min(written), "mean": statistics.mean(written), "most": max(written)} if written else {},
+        "new_tokens": {"least": min(written), "mean": statistics.mean(written), "most": max(written)}
+        if written
+        else {},
         "seconds": seconds,
         "cpu_seconds": processor,
         "batches": taking_part,
@@ -320,7 +326,9 @@ def report(result: dict[str, Any]) -> str:
             "",
             f"Prompts of {prompts['least']} to {prompts['most']} tokens (mean {prompts['mean']:.1f})"
             + (
-                f", {written['least']} to {written['most']} new tokens (mean {written['mean']:.1f})." if written else "."
+                f", {written['least']} to {written['most']} new tokens (mean {written['mean']:.1f})."
+                if written
+                else "."
             ),
             "",
             "| engine | seconds (median, range) | CPU seconds | prompts/s | times ours | batches | equal to ours |",

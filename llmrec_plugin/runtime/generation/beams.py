@@ -1,9 +1,9 @@
 """Beam search of one row: which sequences go on, and which are complete. Numbers only; the cache is the engine's.
 
-The rules are those of `transformers` (``early_stopping=False``): of the ``(ends + 1) * beams`` best continuations, those
-that end and are among the first `beams` compete for the result by ``log probability / length ** length_penalty``, the end
-counted in; the best that do not end go on; and the search is over when no sequence that goes on can be better, at its
-present length, than the worst result.
+The rules are those of `transformers` (``early_stopping=False``): of the ``(ends + 1) * beams`` best continuations,
+those that end and are among the first `beams` compete for the result by ``log probability / length **
+length_penalty``, the end counted in; the best that do not end go on; and the search is over when no sequence that goes
+on can be better, at its present length, than the worst result.
 """
 
 from __future__ import annotations
@@ -69,14 +69,17 @@ class Beams:
             candidates: The best continuations of all running sequences, best first.
 
         Returns:
-            For each sequence that goes on, the position of its parent among those before; empty when the search is over.
+            For each sequence that goes on, the position of its parent among those before; empty when the search is
+            over.
         """
         length = len(self.running[0].tokens) + 1
         for rank, (_, hypothesis, final) in enumerate(candidates):
             if final and rank < self.beams and self._improvable:
                 score = np.float32(hypothesis.score / np.float32(length**self.length_penalty))
                 self.results.append(hypothesis._replace(score=score))
-        self.results = sorted(self.results, key=lambda result: -result.score)[: self.beams]  # stable: earlier ones first
+        self.results = sorted(self.results, key=lambda result: -result.score)[
+            : self.beams
+        ]  # stable: earlier ones first
         going = [candidate for candidate in candidates if not candidate.final][: self.beams]
         if not going:
             self.running = []

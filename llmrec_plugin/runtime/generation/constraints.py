@@ -296,13 +296,9 @@ def _later(items: Sequence[str], tokenizer: PromptTokenizer) -> Trie:
 
 
 def _check_spelled(items: Sequence[str], spellings: Sequence[Sequence[int]], tokenizer: PromptTokenizer) -> None:
-    wrong = [
-        item for item, ids in zip(items, spellings, strict=True) if tokenizer.decode(ids).strip() != item.strip()
-    ]
+    wrong = [item for item, ids in zip(items, spellings, strict=True) if tokenizer.decode(ids).strip() != item.strip()]
     if wrong:
         raise DeclarationError(
             f"The model's tokenizer cannot spell {', '.join(map(repr, wrong[:5]))}: what it writes for it is "
             f"{tokenizer.decode(tokenizer.data(wrong[:1])[0])!r}. Write these options otherwise."
         )
-
-

@@ -86,8 +86,11 @@ class FusedGraph:
         self.session = session
         self.manifest = manifest
         self.provider: str = session.get_providers()[0]
-        self.parts = [(f"past_key_values.{i}.{kind}", f"present.{i}.{kind}")
-                       for i in range(manifest.layers) for kind in ("key", "value")]
+        self.parts = [
+            (f"past_key_values.{i}.{kind}", f"present.{i}.{kind}")
+            for i in range(manifest.layers)
+            for kind in ("key", "value")
+        ]
 
     @property
     def bytes_per_token(self) -> int:
@@ -118,7 +121,9 @@ class Binding:
         self._rows = (-1, -1)
         self._logits = np.empty((0, graph.manifest.vocab_size), dtype=np.float32)
 
-    def run(self, first: int, ids: np.ndarray, starts: np.ndarray, lengths: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+    def run(
+        self, first: int, ids: np.ndarray, starts: np.ndarray, lengths: np.ndarray, wanted: np.ndarray
+    ) -> np.ndarray:
         """Reads tokens into rows of the cache.
 
         Args:

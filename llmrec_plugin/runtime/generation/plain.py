@@ -1,8 +1,8 @@
 """Static batches for graphs as Optimum exports them: any architecture, decoders and encoder-decoders.
 
-Rows of similar length begin together. Such a graph gives back a longer cache each step, so rows that end are taken out of
-the batch when they are a quarter of it, and none enter. Prompts of a decoder are padded on the left; positions count real
-tokens.
+Rows of similar length begin together. Such a graph gives back a longer cache each step, so rows that end are taken out
+of the batch when they are a quarter of it, and none enter. Prompts of a decoder are padded on the left; positions count
+real tokens.
 """
 
 from __future__ import annotations

@@ -84,7 +84,9 @@ class ScoredRow:
     def answer(self, logits: np.ndarray, normalizer: float) -> None:
         """Takes the logits of the question at hand, (vocab,) float32, and goes on to the next."""
         question = self._questions[self._asked]
-        chances = logits[question.tokens] - normalizer if np.isfinite(normalizer) else np.full(len(question.tokens), np.nan)
+        chances = (
+            logits[question.tokens] - normalizer if np.isfinite(normalizer) else np.full(len(question.tokens), np.nan)
+        )
         for chance, below in zip(chances, question.below, strict=True):
             self.scores[below] += chance
         self._asked += 1

@@ -382,4 +382,3 @@ class PlainEngine:
         lengths = [len(prompt) - shared for prompt in prompts]
         plans = plan(lengths, self._manifest.vocab_size)
         return [(batch, [prompts[i][shared:] for i in rows], rows) for rows in plans]
-

@@ -1,9 +1,9 @@
 """Continuous batching: rows of unequal length share the steps of a fused graph, one token each.
 
 A slot holds a row. Every step reads one token per occupied slot: the next of a row's known tokens, or the one just
-chosen. So prompts are read while other rows are written, nothing is padded, and a row that ends makes room at once. Slots
-in use stay next to each other at the front: the last one moves into a gap. What all prompts begin with is read once and
-copied into a slot when that is used for the first time; rows that follow in the slot find it there.
+chosen. So prompts are read while other rows are written, nothing is padded, and a row that ends makes room at once.
+Slots in use stay next to each other at the front: the last one moves into a gap. What all prompts begin with is read
+once and copied into a slot when that is used for the first time; rows that follow in the slot find it there.
 
 See docs/adr/0018-one-token-per-slot.md for what was measured.
 """

@@ -28,9 +28,10 @@ def walk(constraint, tokenizer, room, rng, end=0.3):
         if not allowed.size:
             break
         assert len(set(allowed.tolist())) == len(allowed)
-        token = EOS if EOS in allowed and rng.random() < end else int(rng.choice(allowed))
-        if token == EOS:
+        following = allowed[allowed != EOS]
+        if EOS in allowed and (rng.random() < end or not following.size):
             return tokenizer.decode(tokens), True
+        token = int(rng.choice(following))
         state = constraint.advance(state, token)
         tokens.append(token)
     return tokenizer.decode(tokens), constraint.complete(state)

@@ -73,9 +73,7 @@ def test_a_row_does_not_depend_on_its_neighbors_or_its_place(generators, name, d
     alone = [session.generate([one], decoding)[0] for one in asked]
     assert tokens(together) == tokens(alone)
     assert tokens(shuffled) == [together[i].tokens for i in order]
-    np.testing.assert_allclose(
-        [one.logprob for one in together], [one.logprob for one in alone], atol=1e-3, rtol=1e-4
-    )
+    np.testing.assert_allclose([one.logprob for one in together], [one.logprob for one in alone], atol=1e-3, rtol=1e-4)
 
 
 def test_draws_differ_by_row_and_by_seed_and_repeat(generators):
@@ -207,7 +205,11 @@ def test_two_threads_of_an_engine_write_what_one_writes(generators, workers):
         prompts = module.encode_requests(asked, session.artifact.manifest, session._tokenizer, 7)
         rows = {}
         engine.write(
-            prompts, [0] * 20, session._writing(decoding, None), decoding, lambda row, rows=rows: rows.update({row.index: row})
+            prompts,
+            [0] * 20,
+            session._writing(decoding, None),
+            decoding,
+            lambda row, rows=rows: rows.update({row.index: row}),
         )
         assert [tuple(rows[i].tokens) for i in range(20)] == tokens(session.generate(asked, decoding))
 

@@ -49,7 +49,9 @@ def test_what_an_engine_raises_names_it_and_the_model(tmp_path, other):
         raise KeyError("weights")
 
     other.open_generator = fail
-    with pytest.raises(ProviderError, match=r"'other' \(other_engine:open_generator\) cannot open model 'tiny'.*weights"):
+    with pytest.raises(
+        ProviderError, match=r"'other' \(other_engine:open_generator\) cannot open model 'tiny'.*weights"
+    ):
         open_session(GeneratorArtifact(tmp_path, manifest()), settings(tmp_path, generator="other"))
 
 
