@@ -263,6 +263,9 @@ def _without_repetition(text: str) -> str:
 
 def _repetition(parts: Sequence[str], least: int) -> tuple[int, int] | None:
     """Where the shortest passage of `least` or more parts begins that stands three times in a row, and its length."""
+    windows = list(zip(*(parts[start:] for start in range(least)), strict=False))
+    if len(windows) - len(set(windows)) < _TIMES - 1:  # nothing stands there so often, as in nearly all texts
+        return None
     numbers: dict[str, int] = {}
     ids = np.array([numbers.setdefault(part, len(numbers)) for part in parts])
     for length in range(least, min(len(ids) // _TIMES, _LONGEST_PASSAGE) + 1):
