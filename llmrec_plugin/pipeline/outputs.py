@@ -51,7 +51,7 @@ def parse(output: Output, completion_text: str) -> Value:
 
     * `Tags`: a tuple of 1 to ``max_items`` distinct tags of the vocabulary in the order written, from a JSON list,
       lines, bullets or commas. Letter case, quotes and full stops do not matter. Other words are dropped.
-    * `Choice`: the option that the text is, but for letter case, quotes and punctuation around it.
+    * `Choice`: the option that the text or its first line is, but for letter case, quotes and punctuation around it.
     * `ShortText`: the text after the prefix and before the first stop string, on one line, without quotes around it;
       a passage that is written over and over is kept once.
     * `Json`: the first JSON value in the text that fits the schema, in canonical form.
@@ -112,9 +112,10 @@ def _tags(output: Tags, text: str) -> tuple[str, ...]:
 def _choice(output: Choice, text: str) -> str:
     strings = _json_strings(text)
     answer = strings[0] if strings is not None and len(strings) == 1 else _unfenced(text)
-    option = _known(answer, output.options)
-    if option is not None:
-        return option
+    for candidate in (answer, answer.partition("\n")[0]):
+        option = _known(candidate, output.options)
+        if option is not None:
+            return option
     raise InvalidOutput(
         f"expected one of {len(output.options)} options, got {text!r:.60}" if text else "nothing was written"
     )
@@ -262,6 +263,9 @@ def _without_repetition(text: str) -> str:
 
 def _repetition(parts: Sequence[str], least: int) -> tuple[int, int] | None:
     """Where the shortest passage of `least` or more parts begins that stands three times in a row, and its length."""
+    windows = list(zip(*(parts[start:] for start in range(least)), strict=False))
+    if len(windows) - len(set(windows)) < _TIMES - 1:  # nothing stands there so often, as in nearly all texts
+        return None
     numbers: dict[str, int] = {}
     ids = np.array([numbers.setdefault(part, len(numbers)) for part in parts])
     for length in range(least, min(len(ids) // _TIMES, _LONGEST_PASSAGE) + 1):

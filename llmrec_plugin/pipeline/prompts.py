@@ -206,7 +206,10 @@ def _names_tag(text: str, start: int, names: Sequence[str]) -> bool:
     """Whether what follows position `start` reads as one of `names`, perhaps after a slash."""
     seen = ""
     for position in range(start, len(text)):
-        seen = (seen + _plain(text[position])).lstrip(_SLASHES)
+        letters = _plain(text[position])
+        if not letters:
+            continue
+        seen = (seen + letters).lstrip(_SLASHES)
         if any(seen.startswith(name) for name in names):
             return True
         if not any(name.startswith(seen) for name in names):

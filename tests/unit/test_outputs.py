@@ -82,12 +82,15 @@ def test_ids_are_positions_in_the_vocabulary():
 # --- choices
 
 
-@pytest.mark.parametrize("text", ["yes", "Yes.", ' "YES" ', "**yes**", "`yes`!", '"yes"', '{"choice": "yes"}', "yes\n"])
+@pytest.mark.parametrize(
+    "text",
+    ["yes", "Yes.", ' "YES" ', "**yes**", "`yes`!", '"yes"', '{"choice": "yes"}', "yes\n", "Yes.\nIt is for children."],
+)
 def test_a_choice_is_read_without_what_stands_around_it(text):
     assert parse(CHOICE, text) == "yes"
 
 
-@pytest.mark.parametrize("text", ["", "yes, it is", "yes no", "maybe", '["yes", "no"]', "y", "yesterday"])
+@pytest.mark.parametrize("text", ["", "yes, it is", "yes no", "maybe\nyes", "maybe", '["yes", "no"]', "y", "yesterday"])
 def test_what_is_no_option_is_invalid(text):
     with pytest.raises(InvalidOutput, match=r"expected one of 3 options|nothing was written"):
         parse(CHOICE, text)

@@ -248,4 +248,4 @@ def test_html_and_comparisons_stay_as_they_are(text):
 
 
 def test_a_long_text_of_openings_takes_no_time_beyond_its_length():
-    assert neutral("< /ti" * 50_000 + "<" + " " * 200_000, NAMES).startswith("< /ti<")
+    assert neutral("< /ti" * 10_000 + "<" + " " * 100_000, NAMES).startswith("< /ti<")
