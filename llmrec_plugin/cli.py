@@ -22,7 +22,16 @@ from llmrec_plugin.inference import Profile
 from llmrec_plugin.manager import load_catalogue
 from llmrec_plugin.registry import Catalogue
 from llmrec_plugin.settings import load_settings
-from llmrec_plugin.specs import EncoderModel, Feature, GeneratorModel, GeneratorTask, LabelModel, Model, SimilarityFeature, to_spec
+from llmrec_plugin.specs import (
+    EncoderModel,
+    Feature,
+    GeneratorModel,
+    GeneratorTask,
+    LabelModel,
+    Model,
+    SimilarityFeature,
+    to_spec,
+)
 
 _as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 
@@ -417,6 +426,10 @@ def _export(model: Model, texts: Path | None) -> AnyArtifact:
         return export_model(model, _store(), texts=measured, report=click.echo)
     if texts:
         raise DeclarationError(f"model {model.name!r} is no encoder, so there is nothing to measure on --texts.")
+    if isinstance(model, GeneratorModel) and model.source.startswith("endpoint:"):
+        from llmrec_plugin.export.endpoint import export_endpoint
+
+        return export_endpoint(model, _store())
     if isinstance(model, GeneratorModel):
         return export_generator(model, _store(), report=click.echo)
     raise DeclarationError(f"model {model.name!r} scores labels, which cannot be exported yet.")
@@ -447,8 +460,8 @@ def _resolve(text: str, name: str | None, overrides: dict[str, Any]) -> Model:
         return read_model(name or default, text, given)
     others = sorted(given.keys() - {"task", "chat", "max_tokens"})
     if others:
-        options = ", ".join("--" + key.replace("_", "-") for key in others)
-        raise DeclarationError(f"--task is for generators, which have no {options}.")
+        refused = ", ".join("--" + key.replace("_", "-") for key in others)
+        raise DeclarationError(f"--task is for generators, which have no {refused}.")
     return read_generator(
         name or default,
         text,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 from llmrec_plugin.errors import InputError, MissingColumnError
 
@@ -40,6 +40,6 @@ def event_log(events: pd.DataFrame, columns: Sequence[str], timestamp: str, *, o
     return log.sort_values(timestamp, kind="stable", ignore_index=True)
 
 
-def is_text(value: Any) -> bool:
+def is_text(value: Any) -> TypeGuard[str]:
     """Whether a cell holds text; missing values, blanks and other types do not."""
     return isinstance(value, str) and bool(value.strip())

@@ -612,7 +612,8 @@ ours = settings(Path(sys.argv[1]), artifact_folders=(Path(sys.argv[2]),))
 bound = bind(embedding(), runner_for(ours).store)
 def work(*titles):
     for mode in ("on_demand", "batch"):
-        values, _, report, *_ = runner_for(ours).compute(bound, {"title": [f"{title} {mode}" for title in titles]}, mode)
+        rows = {"title": [f"{title} {mode}" for title in titles]}
+        values, _, report, *_ = runner_for(ours).compute(bound, rows, mode)
         assert report.computed == len(titles), report
         assert all(np.isfinite(value).all() for value in values)
 work("red", "blue")

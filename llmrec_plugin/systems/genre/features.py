@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -140,7 +141,7 @@ def synthetic_items(
             entity=entity,
             model=model,
             prompt=prompt,
-            output=Json(schema=item_schema(categories)),
+            output=Json(schema=json.dumps(item_schema(categories))),
             columns_of=renamed(columns),
             decoding=Decoding(
                 method="sample",
