@@ -9,12 +9,13 @@ from endpoint import Endpoint, Reply
 
 
 class ChatEndpoint(Endpoint):
-    """Writes the last word of a prompt, in capitals.
+    """Writes the last word of a prompt, or what else is asked for, in capitals.
 
     Attributes:
         name: The model that answers say they are by; None leaves it out.
         delay: Seconds before an answer.
         finish: What answers say they ended by.
+        write: Prompt -> what is written, before it is put in capitals.
         knows_max_tokens: Whether ``max_tokens`` is accepted.
         logprobs: Whether log probabilities are given.
     """
@@ -22,6 +23,7 @@ class ChatEndpoint(Endpoint):
     def __init__(self, name: str | None = "writer") -> None:
         super().__init__(lambda texts: texts)
         self.name, self.delay, self.finish = name, 0.0, "stop"
+        self.write = last_word
         self.knows_max_tokens = self.logprobs = True
 
     def answer(self, path: str, body: dict[str, Any]) -> Reply:
@@ -40,7 +42,7 @@ class ChatEndpoint(Endpoint):
 
     def _chat(self, body: dict[str, Any]) -> Any:
         prompt = body["messages"][-1]["content"]
-        choice: dict[str, Any] = {"index": 0, "message": {"role": "assistant", "content": last_word(prompt).upper()}}
+        choice: dict[str, Any] = {"index": 0, "message": {"role": "assistant", "content": self.write(prompt).upper()}}
         if body.get("logprobs") and self.logprobs:
             top = [("Yes", -0.25), (" Yes", -2.0), ("no", -3.0), ("perhaps", -6.0)]
             listed = [{"token": token, "logprob": logprob} for token, logprob in top]
@@ -49,7 +51,7 @@ class ChatEndpoint(Endpoint):
 
     def _plain(self, body: dict[str, Any]) -> Any:
         prompt = body["prompt"]
-        choice: dict[str, Any] = {"index": 0, "text": last_word(prompt).upper()}
+        choice: dict[str, Any] = {"index": 0, "text": self.write(prompt).upper()}
         if body.get("echo") and self.logprobs:
             words = prompt.split(" ")
             tokens = [words[0], *(f" {word}" for word in words[1:])]

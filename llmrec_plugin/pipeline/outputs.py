@@ -287,7 +287,7 @@ def _json(output: Json, text: str) -> str:
             reason = misfit(value, schema)
             canonical = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
             canonical.encode()  # an escaped lone surrogate is no text that a store takes
-        except (ValueError, RecursionError, OverflowError) as exc:
+        except Exception as exc:  # numbers without end, lone surrogates, patterns that cannot be matched: all no value
             reason = f"{type(exc).__name__}: {exc}"
         if not reason:
             return canonical

@@ -55,8 +55,8 @@ class EndpointSettings:
         token_limit: Tokens of prompts and answers that a process may use per model; 0 for any number
             (``LLMREC_OPENAI_TOKEN_LIMIT``).
         structured: How the endpoint is told to keep to the output's form (``LLMREC_OPENAI_STRUCTURED``): ``none``;
-            ``json_schema``: by ``response_format``; ``structured_outputs`` and ``guided``: by vLLM's newer and older
-            fields.
+            ``json_schema``: by ``response_format``; ``structured_outputs``: by vLLM's field; ``guided``: by those
+            that vLLM had before 0.12.
         extra: Fields that every request gets as well, JSON; null leaves one out (``LLMREC_OPENAI_EXTRA``). Not shown,
             since a gateway may want a secret there.
     """

@@ -41,6 +41,18 @@ def test_what_is_done_is_told_at_once_and_from_one_thread(session):
     assert [item.finish for item in found] == ["stop"] * 6
 
 
+def test_an_interruption_makes_no_further_requests(session, server):
+    def interrupt(number, completion):
+        raise KeyboardInterrupt
+
+    server.delay = 0.02
+    opened = session()
+    with pytest.raises(KeyboardInterrupt):
+        opened.generate([request(text) for text in "abcdefghij"], GREEDY, done=interrupt)
+    opened._pool.shutdown()
+    assert len(server.requests) < 5
+
+
 def test_no_requests_are_no_completions(session):
     assert session().generate([], GREEDY) == []
 
