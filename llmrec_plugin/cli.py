@@ -22,7 +22,16 @@ from llmrec_plugin.inference import Profile
 from llmrec_plugin.manager import load_catalogue
 from llmrec_plugin.registry import Catalogue
 from llmrec_plugin.settings import load_settings
-from llmrec_plugin.specs import EncoderModel, Feature, GeneratorModel, GeneratorTask, LabelModel, Model, SimilarityFeature, to_spec
+from llmrec_plugin.specs import (
+    EncoderModel,
+    Feature,
+    GeneratorModel,
+    GeneratorTask,
+    LabelModel,
+    Model,
+    SimilarityFeature,
+    to_spec,
+)
 
 _as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 
@@ -447,8 +456,8 @@ def _resolve(text: str, name: str | None, overrides: dict[str, Any]) -> Model:
         return read_model(name or default, text, given)
     others = sorted(given.keys() - {"task", "chat", "max_tokens"})
     if others:
-        options = ", ".join("--" + key.replace("_", "-") for key in others)
-        raise DeclarationError(f"--task is for generators, which have no {options}.")
+        unfit = ", ".join("--" + key.replace("_", "-") for key in others)
+        raise DeclarationError(f"--task is for generators, which have no {unfit}.")
     return read_generator(
         name or default,
         text,
