@@ -293,10 +293,10 @@ def stats(as_json: bool, last: int) -> None:
     """Size of the cache, and what the last runs computed or found."""
     from dataclasses import asdict
 
-    from llmrec_plugin.runtime.cache import ValueCache
+    from llmrec_plugin.runtime.cache import VectorCache
 
     settings = load_settings()
-    values = ValueCache(settings.cache_folder, settings.cache_max_bytes)
+    values = VectorCache(settings.cache_folder, settings.cache_max_bytes)
     entries, size = values.size()
     runs = [asdict(run) for run in values.runs()[-last:]]
     if as_json:
@@ -460,8 +460,8 @@ def _resolve(text: str, name: str | None, overrides: dict[str, Any]) -> Model:
         return read_model(name or default, text, given)
     others = sorted(given.keys() - {"task", "chat", "max_tokens"})
     if others:
-        refused = ", ".join("--" + key.replace("_", "-") for key in others)
-        raise DeclarationError(f"--task is for generators, which have no {refused}.")
+        unfit = ", ".join("--" + key.replace("_", "-") for key in others)
+        raise DeclarationError(f"--task is for generators, which have no {unfit}.")
     return read_generator(
         name or default,
         text,

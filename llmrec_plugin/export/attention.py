@@ -294,9 +294,7 @@ def empty_cache(item: Any, rows: int = 1, capacity: int = 0) -> tuple[int, int, 
     return rows, heads, capacity, size
 
 
-def _replace(
-    graph: _Graph, layer: int, attention: _Attention, *, heads: int, scale: float, window: int | None
-) -> None:
+def _replace(graph: _Graph, layer: int, attention: _Attention, *, heads: int, scale: float, window: int | None) -> None:
     """Puts a GroupQueryAttention in the place of `attention`."""
     cache = next(item for item in graph.proto.input if item.name == f"{PAST}{layer}.key")
     _, kv_heads, _, head_dim = empty_cache(cache)
@@ -410,6 +408,4 @@ def _declare_inputs(graph: Any, wiring: _Graph) -> None:
     del graph.input[:], graph.output[:], graph.value_info[:]
     graph.input.extend([*kept, *(info(name, ints.FLOAT, shape) for name, shape in shapes.items())])
     graph.output.append(info(LOGITS, ints.FLOAT, ["logits", vocabulary or "vocabulary"]))
-    graph.output.extend(
-        info(name.replace(PAST, PRESENT), ints.FLOAT, shape) for name, shape in shapes.items()
-    )
+    graph.output.extend(info(name.replace(PAST, PRESENT), ints.FLOAT, shape) for name, shape in shapes.items())

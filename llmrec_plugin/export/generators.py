@@ -1,6 +1,6 @@
 """`export_generator`: from the declaration of a generator to an artifact in the store, or to an untouched store.
 
-    weights folder -> Optimum's graphs -> fused attention -> comparison with transformers.generate -> artifact store
+weights folder -> Optimum's graphs -> fused attention -> comparison with transformers.generate -> artifact store
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from llmrec_plugin.artifacts import (
     MANIFEST,
     TOKENIZER,
     ArtifactStore,
+    ChatTemplate,
     GeneratorArtifact,
     GeneratorManifest,
     sha256_file,
@@ -88,8 +89,11 @@ def export_generator(
 
         report(f"{model.name}: writing with PyTorch")
         sliding = windows(reference.config) if model.task == "causal" else []
-        prompt_ids = partial(_prompt_ids, require("tokenizers").Tokenizer.from_file(str(finished / TOKENIZER)), special)
-        prompts = parity_prompts(model, prompt_ids, len(tokenizer), min((w for w in sliding if w), default=None))
+        as_prompt = partial(
+            _as_prompt, require("tokenizers").Tokenizer.from_file(str(finished / TOKENIZER)), special, chat
+        )
+        vocabulary = min(len(tokenizer), reference.config.vocab_size)
+        prompts = parity_prompts(model, as_prompt, vocabulary, min((item for item in sliding if item), default=None))
         expected = [reference.write(prompt, new_tokens(model)) for prompt in prompts]
 
         report(f"{model.name}: comparing with PyTorch")
@@ -181,6 +185,8 @@ def _move(source: Path, target: Path) -> None:
         path.rename(target / path.name)
 
 
-def _prompt_ids(tokenizer: Any, special: SpecialTokens, text: str) -> list[int]:
+def _as_prompt(tokenizer: Any, special: SpecialTokens, chat: ChatTemplate | None, text: str) -> list[int]:
     """Token ids of a whole prompt, put together as the runtime does it."""
+    if chat is not None:
+        text = text.join(chat.without_system)
     return [*special.prefix_ids, *tokenizer.encode(text, add_special_tokens=False).ids, *special.suffix_ids]

@@ -5,7 +5,7 @@ import pytest
 
 from llmrec_plugin.errors import ParityError
 from llmrec_plugin.export.generation_parity import compare_generator, golden, parity_prompts
-from llmrec_plugin.export.greedy import Written, write
+from llmrec_plugin.export.greedy import write
 from llmrec_plugin.specs import GeneratorModel
 
 MODEL = GeneratorModel(name="tiny", source="path:/models/tiny", task="causal", max_tokens=64)
@@ -76,7 +76,9 @@ def test_another_token_is_refused(expected, logits):
     logits = logits.copy()
     first = logits[0, 7].argmax()
     logits[0, 7, first] -= 5
-    with pytest.raises(ParityError, match=rf"where PyTorch writes {first}, .* token 8 after the prompt \[3\]"):
+    with pytest.raises(
+        ParityError, match=rf"token 8 of the export is \d, PyTorch's is {first}, .*after the prompt \[3\] of 1"
+    ):
         compare(expected, logits)
 
 
