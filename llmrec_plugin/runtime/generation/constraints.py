@@ -81,11 +81,26 @@ class Trie:
             below = self.children[node].values()
             self.items_below[node] = (self.item[node] >= 0) + sum(self.items_below[child] for child in below)
             self.longest[node] = max((1 + self.longest[child] for child in below), default=0)
+        self.nearest = [0] * len(self.children)
+        """Tokens from a node to the nearest end, itself included."""
+        for node in range(len(self.children) - 1, -1, -1):
+            if self.item[node] < 0:
+                below = self.children[node].values()
+                self.nearest[node] = min((1 + self.nearest[child] for child in below), default=0)
+        self.bridges: dict[int, dict[int, tuple[int, int]]] = {}
+        """Tokens that end an item and begin what follows: node -> token -> the item and a node of the later trie."""
         self.ends: dict[int, list[int]] = {}
         """The nodes at which each item ends: an item may be spelled in two ways."""
         for node, item in enumerate(self.item):
             if item >= 0:
                 self.ends.setdefault(item, []).append(node)
+
+    def find(self, tokens: Sequence[int]) -> int | None:
+        """The node behind these tokens."""
+        node: int | None = 0
+        for token in tokens:
+            node = None if node is None else self.children[node].get(token)
+        return node
 
     def above(self, node: int) -> Iterable[int]:
         """The node and all above it."""
@@ -137,22 +152,27 @@ class ItemList:
     def allowed(self, state: _ListState, room: int) -> np.ndarray:
         if state.ended:
             return self._none
-        options = [self._below(state, state.trie, state.node, room)]
+        options = [self._below(state, state.trie, state.node, room), self._across(state, room)]
         if self.complete(state):
-            finished = self._finished(state)
+            finished = self._finished(state, self._tries[state.trie].item[state.node])
             if len(finished.used) < self._most:
                 options.append(self._below(finished, 1, 0, room))
             following = np.concatenate(options)
             return np.concatenate([following, self._ends]) if following.size else self._none
-        if not options[0].size:  # no room for any item: what is written is cut anyway
-            return self._below(state, state.trie, state.node, None)
-        return options[0]
+        following = np.concatenate(options)
+        # Where there is no room for any item, what is written is cut anyway.
+        return following if following.size else self._below(state, state.trie, state.node, None)
 
     def advance(self, state: _ListState, token: int) -> _ListState:
-        child = self._tries[state.trie].children[state.node].get(token)
+        trie = self._tries[state.trie]
+        child = trie.children[state.node].get(token)
         if child is not None and self._open(state, state.trie, child):
             return state._replace(node=child)
-        finished = self._finished(state)
+        bridge = trie.bridges.get(state.node, {}).get(token)
+        if bridge is not None:
+            item, node = bridge
+            return self._finished(state, item)._replace(trie=1, node=node)
+        finished = self._finished(state, trie.item[state.node])
         child = self._tries[1].children[0].get(token)
         if child is None:
             return finished._replace(ended=True)
@@ -172,8 +192,23 @@ class ItemList:
         if room is None or trie.longest[node] <= room:
             return tokens
         children = [trie.children[node][token] for token in tokens.tolist()]
-        near = [self._shortest(state, number, child, room - 1) < room for child in children]
+        near = [
+            self._shortest(state, number, child, room - 1) < room if child in taken else trie.nearest[child] < room
+            for child in children
+        ]
         return tokens[np.array(near, dtype=bool)]
+
+    def _across(self, state: _ListState, room: int) -> np.ndarray:
+        """Tokens that end an unused item and begin the next."""
+        bridges = self._tries[state.trie].bridges.get(state.node)
+        if not bridges or len(state.used) + 1 >= self._most:
+            return self._none
+        tokens = [
+            token
+            for token, (item, node) in bridges.items()
+            if item not in state.used and self._shortest(self._finished(state, item), 1, node, room - 1) < room
+        ]
+        return np.array(tokens, dtype=np.int64)
 
     def _shortest(self, state: _ListState, number: int, node: int, room: int) -> int:
         """Tokens from a node to the nearest end of an unused item; more than `room` where there is none within it."""
@@ -185,9 +220,8 @@ class ItemList:
             level = [child for at in level for child in trie.children[at].values()]
         return room + 1
 
-    def _finished(self, state: _ListState) -> _ListState:
-        """With the item that ends here among the used ones."""
-        item = self._tries[state.trie].item[state.node]
+    def _finished(self, state: _ListState, item: int) -> _ListState:
+        """With one more used item."""
         taken = tuple(dict(counts) for counts in state.taken)
         for trie, counts in zip(self._tries, taken, strict=True):
             for end in trie.ends.get(item, ()):
@@ -266,6 +300,7 @@ def constraint_of(
         if not output.vocabulary:
             raise DeclarationError("tags: a model that writes tags needs their vocabulary, got none.")
         first, later = _first(output.vocabulary, tokenizer), _later(output.vocabulary, tokenizer)
+        _build_bridges(output.vocabulary, first, later, tokenizer)
         return ItemList(first, later, output.max_items, manifest.eos_token_ids)
     if isinstance(output, Json):
         return JsonGrammar(output.schema, source(), manifest.vocab_size, manifest.eos_token_ids[0])
@@ -288,11 +323,41 @@ def _first(items: Sequence[str], tokenizer: PromptTokenizer) -> Trie:
 
 def _later(items: Sequence[str], tokenizer: PromptTokenizer) -> Trie:
     """Spellings after another item: what the tokenizer makes of the whole, without what it makes of the first."""
-    first = tokenizer.data([items[0]])[0]
-    whole = tokenizer.data([items[0] + SEPARATOR + item for item in items])
-    if all(ids[: len(first)] == first for ids in whole):
-        return Trie((ids[len(first) :], i) for i, ids in enumerate(whole))
+    anchor, whole = _anchored(items, tokenizer)
+    if all(ids[: len(anchor)] == anchor for ids in whole):
+        return Trie((ids[len(anchor) :], i) for i, ids in enumerate(whole))
     return Trie((ids, i) for i, ids in enumerate(tokenizer.data([SEPARATOR + item for item in items])))
+
+
+def _anchored(items: Sequence[str], tokenizer: PromptTokenizer) -> tuple[list[int], list[list[int]]]:
+    """An item that a separator does not change the spelling of, and it with each item after it."""
+    spelled = tokenizer.data(items)
+    followed = tokenizer.data([item + SEPARATOR + items[0] for item in items])
+    sound = [i for i, ids in enumerate(spelled) if followed[i][: len(ids)] == ids] or [0]
+    first = items[sound[0]]
+    return spelled[sound[0]], tokenizer.data([first + SEPARATOR + item for item in items])
+
+
+def _build_bridges(items: Sequence[str], first: Trie, later: Trie, tokenizer: PromptTokenizer) -> None:
+    """Finds items whose last token takes in the separator, as ``++,`` of ``c++, java`` may be one token."""
+    anchor, whole = _anchored(items, tokenizer)
+    openings = {tokenizer.decode([token]): child for token, child in later.children[0].items()}
+    last = items[0]
+    for trie, skip, spelled, texts in (
+        (first, 0, tokenizer.data(items), items),
+        (first, 0, tokenizer.data([" " + item for item in items]), [" " + item for item in items]),
+        (later, len(anchor), whole, [tokenizer.decode(ids) for ids in whole]),
+    ):
+        followed = tokenizer.data([text + SEPARATOR + last for text in texts])
+        for item, (ids, longer, text) in enumerate(zip(spelled, followed, texts, strict=True)):
+            if longer[: len(ids)] == ids:
+                continue
+            shared = next(at for at, pair in enumerate(zip(ids, longer, strict=False)) if pair[0] != pair[1])
+            written = tokenizer.decode(longer[: shared + 1])
+            node = trie.find(ids[skip:shared])
+            opening = openings.get(written[len(text) :]) if written.startswith(text) else None
+            if node is not None and opening is not None:
+                trie.bridges.setdefault(node, {}).setdefault(longer[shared], (item, opening))
 
 
 def _check_spelled(items: Sequence[str], spellings: Sequence[Sequence[int]], tokenizer: PromptTokenizer) -> None:

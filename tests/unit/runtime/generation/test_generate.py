@@ -169,7 +169,7 @@ def test_rows_that_end_early_make_room_for_others(generators, name):
 
         def init(self, *arguments, **options):
             original(self, *arguments, **options)
-            self._ends = frozenset({end})
+            self._ends |= {end}
 
         patch.setattr(module.Writing, "__init__", init)
         ended = session.generate(requests(16), Decoding(max_new_tokens=20))
