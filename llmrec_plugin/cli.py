@@ -17,7 +17,8 @@ import click
 
 from llmrec_plugin import __version__
 from llmrec_plugin.artifacts import AnyArtifact, ArtifactStore
-from llmrec_plugin.errors import ArtifactNotFoundError, DeclarationError, LLMRecError
+from llmrec_plugin.binding import bind
+from llmrec_plugin.errors import DeclarationError, LLMRecError
 from llmrec_plugin.inference import Profile
 from llmrec_plugin.manager import load_catalogue
 from llmrec_plugin.registry import Catalogue
@@ -293,10 +294,10 @@ def stats(as_json: bool, last: int) -> None:
     """Size of the cache, and what the last runs computed or found."""
     from dataclasses import asdict
 
-    from llmrec_plugin.runtime.cache import VectorCache
+    from llmrec_plugin.runtime.cache import ValueCache
 
     settings = load_settings()
-    values = VectorCache(settings.cache_folder, settings.cache_max_bytes)
+    values = ValueCache(settings.cache_folder, settings.cache_max_bytes)
     entries, size = values.size()
     runs = [asdict(run) for run in values.runs()[-last:]]
     if as_json:
@@ -475,8 +476,8 @@ def _fingerprint(declaration: Feature, store: ArtifactStore) -> str:
     if isinstance(declaration, SimilarityFeature):  # has no model of its own; publishing binds its sides
         return ""
     try:
-        return declaration.fingerprint(store.current_id(declaration.model))
-    except ArtifactNotFoundError:
+        return bind(declaration, store).fingerprint
+    except LLMRecError:  # not exported, or another model than the feature is made for: `feast apply` says which
         return ""
 
 

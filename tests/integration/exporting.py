@@ -14,9 +14,10 @@ def export_minilm(target_folder: str) -> str:
     return export_model(ALL_MINILM_L6_V2, ArtifactStore([Path(target_folder)])).id
 
 
-def export_tiny_generator(where: str, artifacts: str, architecture: str) -> str:
+def export_tiny_generator(where: str, artifacts: str, architecture: str, name: str | None = None) -> str:
     """Puts a tiny generator with random weights into an artifact folder; returns the artifact's id."""
     from tiny_generators import declare_generator, save_generator
 
     source = save_generator(Path(where) / architecture, architecture)
-    return export_generator(declare_generator(source, architecture), ArtifactStore([Path(artifacts)])).id
+    model = declare_generator(source, architecture, name=name or architecture)
+    return export_generator(model, ArtifactStore([Path(artifacts)])).id

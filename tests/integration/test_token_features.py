@@ -124,9 +124,8 @@ def test_a_process_that_never_saw_the_repo_computes_the_same(repo: Repo, tmp_pat
 WRITTEN = """
 from llmrec_plugin import Choice, Decoding, Prompt, Scores, ShortText, Slot, TokenFeature
 
-prompt = Prompt(
-    name="colour", version=1, user="Which colour is this?\\n{{title}}\\nColour: ", slots=(Slot(name="title", max_tokens=12),)
-)
+title = Slot(name="title", max_tokens=12)
+prompt = Prompt(name="colour", version=1, user="Which colour is this?\\n{{title}}\\nColour: ", slots=(title,))
 about = dict(entity="item", model="llama", prompt=prompt, status=True)
 item_colour = TokenFeature(
     name="item_colour", output=Choice(options=("red", "green", "blue")), decoding=Decoding(max_new_tokens=8), **about

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import importlib
 
-from llmrec_plugin.artifacts import GeneratorArtifact
+from llmrec_plugin.artifacts import ENDPOINT, GeneratorArtifact
 from llmrec_plugin.errors import LLMRecError, ProviderError, UnknownNameError
 from llmrec_plugin.generation import GenerationSession, Generator, GeneratorOpener
 from llmrec_plugin.manager import load_catalogue
 from llmrec_plugin.settings import Settings
 
 AUTO = "auto"
+ENDPOINTS = "openai"
+"""Runs models that only an endpoint has, unless the settings say otherwise."""
 
 ONNXRUNTIME = Generator(
     name="onnxruntime",
@@ -19,18 +21,28 @@ ONNXRUNTIME = Generator(
 )
 
 
-def choose_generator(settings: Settings) -> Generator:
-    """The engine that the settings name; ``auto`` is ONNX Runtime. Plugins are consulted only for others.
+def choose_generator(artifact: GeneratorArtifact, settings: Settings) -> Generator:
+    """The engine that the settings name; ``auto`` is ONNX Runtime, or `ENDPOINTS` for a model that is not here.
+
+    Plugins are consulted only for others than ONNX Runtime.
 
     Raises:
         UnknownNameError: The settings name an engine that nobody registered.
+        ProviderError: ONNX Runtime was named for a model that only an endpoint has.
     """
-    if settings.generator in (AUTO, ONNXRUNTIME.name):
+    is_remote = ENDPOINT in artifact.manifest.files
+    name = (ENDPOINTS if is_remote else ONNXRUNTIME.name) if settings.generator == AUTO else settings.generator
+    if name == ONNXRUNTIME.name:
+        if is_remote:
+            raise ProviderError(
+                f"Model {artifact.manifest.model!r} is behind an endpoint and has no graph for ONNX Runtime. "
+                "Set LLMREC_GENERATOR=auto."
+            )
         return ONNXRUNTIME
     registered = load_catalogue(settings.disabled_plugins).generators
-    if settings.generator not in registered:
-        raise UnknownNameError("generator", settings.generator, [ONNXRUNTIME.name, *registered])
-    declaration: Generator = registered[settings.generator].declaration
+    if name not in registered:
+        raise UnknownNameError("generator", name, [ONNXRUNTIME.name, *registered])
+    declaration: Generator = registered[name].declaration
     return declaration
 
 
@@ -43,12 +55,12 @@ def open_session(artifact: GeneratorArtifact, settings: Settings) -> GenerationS
         ProviderError: The engine cannot be imported, or cannot run the model on this device.
         ParityError: The engine writes other tokens than the model did at export.
     """
-    generator = choose_generator(settings)
+    generator = choose_generator(artifact, settings)
     artifact.verify()
     try:
         module, _, function = generator.opener.partition(":")
         opener: GeneratorOpener = getattr(importlib.import_module(module), function)
-        return opener(artifact, device=settings.device, threads=settings.threads)  # type: ignore[arg-type]
+        return opener(artifact, device=settings.device, threads=settings.threads)
     except LLMRecError:
         raise
     except Exception as exc:  # an engine may raise anything
