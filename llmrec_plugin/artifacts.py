@@ -363,8 +363,8 @@ class ArtifactStore:
     def add(self, folder: Path) -> AnyArtifact:
         """Moves a finished artifact folder into the store and makes it current.
 
-        Adding content that is already there replaces nothing but a damaged copy, so a process that
-        has the artifact open is not disturbed.
+        Adding content that is already there replaces nothing but a damaged copy and the manifest, whose records of
+        parity and quality are the newest, so a process that has the artifact open is not disturbed.
         """
         artifact = read_artifact(folder)
         artifact.verify()
@@ -374,6 +374,8 @@ class ArtifactStore:
         if not _is_sound(target):
             shutil.rmtree(target, ignore_errors=True)
             shutil.move(folder, target)
+        elif _renews(artifact.manifest, read_artifact(target).manifest):
+            os.replace(folder / MANIFEST, target / MANIFEST)
         pointer = model_folder / "current"
         temporary = pointer.with_suffix(f".{os.getpid()}")
         temporary.write_text(artifact.id + "\n")
@@ -388,6 +390,11 @@ class ArtifactStore:
 
     def _places(self) -> str:
         return ", ".join(map(str, self.folders))
+
+
+def _renews(new: Manifest | GeneratorManifest, old: Manifest | GeneratorManifest) -> bool:
+    """Whether a manifest differs from that of the same files, in nothing but records."""
+    return new != old and new.files == old.files
 
 
 def _is_sound(folder: Path) -> bool:

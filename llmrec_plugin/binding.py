@@ -139,7 +139,7 @@ def _bind_tokens(feature: TokenFeature, store: ArtifactStore) -> BoundTokens:
         _check_labels(feature, artifact)
     elif isinstance(feature.output, Tags) and (not feature.output.vocabulary or feature.output.scores):
         raise DeclarationError(
-            f"Feature {feature.name!r}: model {feature.model!r} writes text: Tags need a vocabulary to choose from, and "
+            f"Feature {feature.name!r}: model {feature.model!r} writes text: Tags need a vocabulary and "
             "have no scores. For probabilities declare Scores, or a model that scores labels."
         )
     return BoundTokens(feature, artifact.id)

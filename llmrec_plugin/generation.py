@@ -22,7 +22,7 @@ from llmrec_plugin.specs import Decoding, Output
 if TYPE_CHECKING:
     import numpy as np
 
-    from llmrec_plugin.artifacts import Artifact
+    from llmrec_plugin.artifacts import GeneratorArtifact
     from llmrec_plugin.inference import Device
 
 Finish: TypeAlias = Literal["stop", "length", "error"]
@@ -126,7 +126,7 @@ class GenerationSession(Protocol):
 class GeneratorOpener(Protocol):
     """Opens a generator; what `Generator.opener` names."""
 
-    def __call__(self, artifact: Artifact, *, device: Device, threads: int | None) -> GenerationSession:
+    def __call__(self, artifact: GeneratorArtifact, *, device: Device, threads: int | None) -> GenerationSession:
         """The generator of `artifact`, whose files were compared with their hashes.
 
         Raises:

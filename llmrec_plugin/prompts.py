@@ -119,8 +119,8 @@ def _read(place: str | Path) -> str:
         ) from exc
     except OSError as exc:
         raise DeclarationError(
-            f"{text}: the prompt cannot be read ({exc.strerror or exc}). Expected a file, or 'package:<module>/<file>'; "
-            "files of a package must be in its package data. Relative paths start at the working directory "
+            f"{text}: the prompt cannot be read ({exc.strerror or exc}). Expected a file, or 'package:<module>/<file>' "
+            "with the file in the package's data. Relative paths start at the working directory "
             f"({Path.cwd()}); write Path(__file__).parent / 'prompts' / ... instead."
         ) from exc
 

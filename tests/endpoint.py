@@ -6,10 +6,10 @@ import base64
 import json
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -106,6 +106,9 @@ class Endpoint:
                 self._busy -= 1
 
 
+E = TypeVar("E", bound=Endpoint)
+
+
 def batch(*texts: str) -> Batch:
     """What a runtime that reads texts gets."""
     return Batch(np.zeros((len(texts), 1), dtype=np.int64), np.ones((len(texts), 1), dtype=np.int64), texts)
@@ -114,10 +117,14 @@ def batch(*texts: str) -> Batch:
 ONE = batch("red web server")
 
 
-@contextmanager
-def serve(encode: Encode) -> Iterator[Endpoint]:
+def serve(encode: Encode) -> AbstractContextManager[Endpoint]:
     """An endpoint on a free port of this machine."""
-    endpoint = Endpoint(encode)
+    return serving(Endpoint(encode))
+
+
+@contextmanager
+def serving(endpoint: E) -> Iterator[E]:
+    """The endpoint on a free port of this machine."""
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"  # connections stay open

@@ -8,10 +8,11 @@ this package needs them: serving runs on onnxruntime, tokenizers and numpy.
 
 from llmrec_plugin.errors import SourceError
 from llmrec_plugin.export.exporter import export_model
+from llmrec_plugin.export.generators import export_generator
 from llmrec_plugin.export.parity import ParityRecord
 from llmrec_plugin.export.quality import QualityRecord
 from llmrec_plugin.export.recipes import load_recipe
-from llmrec_plugin.export.statements import read_model
+from llmrec_plugin.export.statements import read_generator, read_model
 from llmrec_plugin.export.texts import Texts, read_texts
 
 __all__ = [
@@ -19,8 +20,10 @@ __all__ = [
     "QualityRecord",
     "SourceError",
     "Texts",
+    "export_generator",
     "export_model",
     "load_recipe",
+    "read_generator",
     "read_model",
     "read_texts",
 ]

@@ -30,6 +30,7 @@ from llmrec_plugin.runtime.encoder import Encoder
 from llmrec_plugin.runtime.ledger import Entry, Key
 from llmrec_plugin.runtime.rawrows import Interval, Rows, to_microseconds
 from llmrec_plugin.runtime.runner import CHARACTERS_PER_TOKEN
+from llmrec_plugin.specs import TextFeature
 
 logger = logging.getLogger(__name__)
 
@@ -234,9 +235,7 @@ class _Planner:
             new = self._written.feature.decoding.max_new_tokens
             counted = sum(len(key) // CHARACTERS_PER_TOKEN + new for key in self._sample)
             return round(counted * self._compute / len(self._sample))
-        counted = self._encoder.count_tokens(
-            self._prefixed(self._sample), max_tokens=self._job.bound.feature.max_tokens
-        )
+        counted = self._encoder.count_tokens(self._prefixed(self._sample), max_tokens=self._encoded.max_tokens)
         return round(counted * self._compute / len(self._sample))
 
     def _seconds(self, tokens: int) -> float:
@@ -262,7 +261,7 @@ class _Planner:
         done = 0
         for start in range(0, len(order), 128):
             _, count = self._encoder.encode(
-                self._prefixed(order[start : start + 128]), max_tokens=self._job.bound.feature.max_tokens
+                self._prefixed(order[start : start + 128]), max_tokens=self._encoded.max_tokens
             )
             done += count
             if time.perf_counter() - clock > _CALIBRATION_SECONDS:
@@ -280,8 +279,13 @@ class _Planner:
         assert isinstance(self._job.bound, BoundFeature)
         return self._job.runner.encoder(self._job.bound, "batch")
 
+    @property
+    def _encoded(self) -> TextFeature:
+        assert isinstance(self._job.bound, BoundFeature)
+        return self._job.bound.feature
+
     def _prefixed(self, texts: Iterable[str]) -> list[str]:
-        return [self._job.bound.feature.prefix + text for text in texts]
+        return [self._encoded.prefix + text for text in texts]
 
 
 def _nothing(keys: Sequence[Key]) -> dict[Key, Entry]:

@@ -80,7 +80,7 @@ def _computed_on_demand(store: FeatureStore) -> list[BoundColumn]:
             logger.error("View %r cannot be served: %s", view.name, exc)
             continue
         if isinstance(bound, BoundSimilarity):
-            sides = [side for side in (bound.left, bound.right) if not side.stored]
+            sides: list[BoundColumn] = [side for side in (bound.left, bound.right) if not side.stored]
         else:
             sides = [bound]
         found |= {side.encoding_fingerprint: side for side in sides}

@@ -51,7 +51,8 @@ def assemble(feature: TextFeature, columns: Mapping[str, Sequence[Any]]) -> Asse
         InputError: The columns differ in length.
     """
     names, read_row = _reader(feature)
-    rows, invalid = read_each(feature.name, names, columns, read_row, ())
+    nothing: RowTexts = ()
+    rows, invalid = read_each(feature.name, names, columns, read_row, nothing)
     return Assembled(rows, invalid)
 
 

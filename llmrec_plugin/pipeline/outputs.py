@@ -38,7 +38,7 @@ _BULLET = re.compile(r"(?:[-*\u2022\u2013\u2014\u00b7+]|\(?\d{1,3}[.):])\s+")
 _LABEL = re.compile(r"[^:\n]{1,40}:\s*")
 _OPENING = re.compile(r"[\[{]")
 _SEPARATORS = re.compile(r"[,;|\u060c\u3001\uff0c\uff1b]")
-_QUOTES = (("\"", "\""), ("'", "'"), ("\u201c", "\u201d"), ("\u2018", "\u2019"), ("\u00ab", "\u00bb"), ("`", "`"))
+_QUOTES = (('"', '"'), ("'", "'"), ("\u201c", "\u201d"), ("\u2018", "\u2019"), ("\u00ab", "\u00bb"), ("`", "`"))
 _ENDS = ".,;:!?\u3002\uff0c\uff01\uff1f"
 
 
@@ -51,7 +51,7 @@ def parse(output: Output, completion_text: str) -> Value:
 
     * `Tags`: a tuple of 1 to ``max_items`` distinct tags of the vocabulary in the order written, from a JSON list,
       lines, bullets or commas. Letter case, quotes and full stops do not matter. Other words are dropped.
-    * `Choice`: the option that the text is, but for letter case, quotes and punctuation around it.
+    * `Choice`: the option that the text or its first line is, but for letter case, quotes and punctuation around it.
     * `ShortText`: the text after the prefix and before the first stop string, on one line, without quotes around it;
       a passage that is written over and over is kept once.
     * `Json`: the first JSON value in the text that fits the schema, in canonical form.
@@ -112,10 +112,13 @@ def _tags(output: Tags, text: str) -> tuple[str, ...]:
 def _choice(output: Choice, text: str) -> str:
     strings = _json_strings(text)
     answer = strings[0] if strings is not None and len(strings) == 1 else _unfenced(text)
-    option = _known(answer, output.options)
-    if option is not None:
-        return option
-    raise InvalidOutput(f"expected one of {len(output.options)} options, got {text!r:.60}" if text else "nothing was written")
+    for candidate in (answer, answer.partition("\n")[0]):
+        option = _known(candidate, output.options)
+        if option is not None:
+            return option
+    raise InvalidOutput(
+        f"expected one of {len(output.options)} options, got {text!r:.60}" if text else "nothing was written"
+    )
 
 
 def _candidates(text: str, vocabulary: tuple[str, ...]) -> Iterator[list[str]]:
@@ -127,7 +130,7 @@ def _candidates(text: str, vocabulary: tuple[str, ...]) -> Iterator[list[str]]:
     for line in _unfenced(text).split("\n"):
         line = line.strip()
         bullet = _BULLET.match(line)
-        if bullet and _known(line, vocabulary) is None:
+        if bullet and not any(_known(text, vocabulary) for text in (line, _parts(line)[0])):
             line = line[bullet.end() :]
         if line:
             yield _parts(line)
@@ -260,6 +263,9 @@ def _without_repetition(text: str) -> str:
 
 def _repetition(parts: Sequence[str], least: int) -> tuple[int, int] | None:
     """Where the shortest passage of `least` or more parts begins that stands three times in a row, and its length."""
+    windows = list(zip(*(parts[start:] for start in range(least)), strict=False))
+    if len(windows) - len(set(windows)) < _TIMES - 1:  # nothing stands there so often, as in nearly all texts
+        return None
     numbers: dict[str, int] = {}
     ids = np.array([numbers.setdefault(part, len(numbers)) for part in parts])
     for length in range(least, min(len(ids) // _TIMES, _LONGEST_PASSAGE) + 1):
@@ -281,7 +287,7 @@ def _json(output: Json, text: str) -> str:
             reason = misfit(value, schema)
             canonical = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
             canonical.encode()  # an escaped lone surrogate is no text that a store takes
-        except (ValueError, RecursionError, OverflowError) as exc:
+        except Exception as exc:  # numbers without end, lone surrogates, patterns that cannot be matched: all no value
             reason = f"{type(exc).__name__}: {exc}"
         if not reason:
             return canonical
@@ -329,7 +335,7 @@ _DECODER = json.JSONDecoder(parse_constant=_no_constant, strict=False)  # models
 
 
 def _json_strings(text: str) -> list[str] | None:
-    """The strings of a JSON list, of a JSON object with one list or string, or a JSON string; None for anything else."""
+    """The strings of a JSON list, of an object with one list or string, or a JSON string; None for anything else."""
     bare = _unfenced(text).strip()
     if not bare.startswith(("[", "{", '"')):
         return None

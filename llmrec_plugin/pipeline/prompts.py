@@ -35,7 +35,7 @@ Value: TypeAlias = str | list[str]
 LOOK_ALIKE = "\u2039"
 """What stands in data for a ``<`` that would begin a tag of a slot: ‹."""
 _NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?", re.ASCII)
-_LESS_THAN = re.compile("[<\ufe64\uff1c]")
+_LESS_THAN = re.compile("[<\u226e\ufe64\uff1c]")
 _SLASHES = "/\\\u2044\u2215\u29f8"
 _LONGEST_NUMBER = 40
 
@@ -83,7 +83,7 @@ def render(feature: TokenFeature, key: str) -> Request:
 
 
 def neutral(text: str, names: Sequence[str]) -> str:
-    """`text` with ‹ for each ``<`` that begins an opening or closing tag named like one of `names`, or could be read so.
+    """`text` with ‹ for each ``<`` that begins, or could be read to begin, a tag named like one of `names`.
 
     Letter case, blanks and invisible characters between the letters, accents, full-width and other compatibility forms
     (those that Unicode's NFKC maps to the plain letter) are seen through. Nothing else changes, so HTML and
@@ -206,7 +206,10 @@ def _names_tag(text: str, start: int, names: Sequence[str]) -> bool:
     """Whether what follows position `start` reads as one of `names`, perhaps after a slash."""
     seen = ""
     for position in range(start, len(text)):
-        seen = (seen + _plain(text[position])).lstrip(_SLASHES)
+        letters = _plain(text[position])
+        if not letters:
+            continue
+        seen = (seen + letters).lstrip(_SLASHES)
         if any(seen.startswith(name) for name in names):
             return True
         if not any(name.startswith(seen) for name in names):

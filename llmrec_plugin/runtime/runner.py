@@ -32,6 +32,7 @@ from llmrec_plugin.runtime.encoder import Encoder
 from llmrec_plugin.runtime.microbatch import MicroBatcher, Prepared
 from llmrec_plugin.runtime.writer import KEYS_PER_CALL, Outcome, Writer
 from llmrec_plugin.settings import Settings
+from llmrec_plugin.specs import OnEmpty, TextFeature
 
 logger = logging.getLogger(__name__)
 
@@ -138,21 +139,18 @@ class Runner:
         elif missing:
             tokens = self._encode(bound, missing, vectors, mode, quiet=quiet)
 
-        zeros = np.zeros(feature.dims, dtype=np.float32)
-        empty = None if feature.on_empty == "null" else zeros
-        fallback = None if feature.on_deadline == "null" else zeros
         values: list[Value] = []
         statuses: list[Status] = []
         invalid = dict(assembled.invalid)
         for number, row in enumerate(assembled.rows):
             if not row:
-                values.append(None if number in invalid else empty)
+                values.append(None if number in invalid else _stand_in(feature, feature.on_empty))
                 statuses.append("invalid" if number in invalid else "empty")
             elif all(text in vectors for text in row):
                 values.append(combine(feature, [vectors[text] for text in row]))
                 statuses.append("ok")
             elif late and not late.isdisjoint(row):
-                values.append(fallback)
+                values.append(_stand_in(feature, feature.on_deadline))
                 statuses.append("fallback")
             else:
                 values.append(None)
@@ -252,8 +250,10 @@ class Runner:
 
     def drain(self) -> None:
         """Returns when what requests asked for is in the cache."""
-        for batcher in [*self._batchers.values(), *self._writing_batchers.values()]:
-            batcher.drain()
+        for embedding in list(self._batchers.values()):
+            embedding.drain()
+        for writing in list(self._writing_batchers.values()):
+            writing.drain()
 
     def record(self, report: RunReport) -> None:
         """Keeps the report of a finished run and, where progress is shown, prints it."""
@@ -354,6 +354,10 @@ class Runner:
                 "%s: %d of %d rows could not be read and are null; the first is row %d: %s",
                 report.feature, len(invalid), report.rows, row, reason,
             )  # fmt: skip
+
+
+def _stand_in(feature: TextFeature, kind: OnEmpty) -> np.ndarray | None:
+    return None if kind == "null" else np.zeros(feature.dims, dtype=np.float32)
 
 
 def _texts(bound: BoundFeature, written: Computed) -> Assembled:

@@ -102,7 +102,7 @@ class GeneratorModel:
 
     Attributes:
         name: The name features refer to.
-        source: Where the PyTorch weights are, as in `EncoderModel`; or ``endpoint:<served model>@<version>`` for a model
+        source: Where the PyTorch weights are, as in `EncoderModel`; or ``endpoint:<served model>@<version>`` for one
             that only an endpoint has. The version is part of the fingerprint of what the model writes: change it when
             what is served changes.
         task: ``causal``: continues the prompt (GPT-2, Llama, Qwen2, ...); ``seq2seq``: reads the prompt with an encoder

@@ -5,10 +5,19 @@ from __future__ import annotations
 from pathlib import Path
 
 from llmrec_plugin.artifacts import ArtifactStore
-from llmrec_plugin.export import export_model
+from llmrec_plugin.export import export_generator, export_model
 from llmrec_plugin.systems.minilm import ALL_MINILM_L6_V2
 
 
 def export_minilm(target_folder: str) -> str:
     """Puts all-minilm-l6-v2 into an artifact folder; returns the artifact's id."""
     return export_model(ALL_MINILM_L6_V2, ArtifactStore([Path(target_folder)])).id
+
+
+def export_tiny_generator(where: str, artifacts: str, architecture: str, name: str | None = None) -> str:
+    """Puts a tiny generator with random weights into an artifact folder; returns the artifact's id."""
+    from tiny_generators import declare_generator, save_generator
+
+    source = save_generator(Path(where) / architecture, architecture)
+    model = declare_generator(source, architecture, name=name or architecture)
+    return export_generator(model, ArtifactStore([Path(artifacts)])).id

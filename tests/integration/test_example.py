@@ -25,6 +25,7 @@ pytestmark = [
 
 ROOT = Path(__file__).parents[2]
 UNTIL = "2023-08-01T00:00:00"
+TAGS = ("role::program", "role::devel-lib", "interface::commandline", "use::editing", "works-with::text")
 
 
 def _run(*words: str, folder: Path, environ: dict[str, str]) -> str:
@@ -42,6 +43,18 @@ def demo(processes: Processes, tmp_path_factory: pytest.TempPathFactory) -> dict
         shutil.copytree(ROOT / name, root / name, ignore=shutil.ignore_patterns("data", "__pycache__"))
     environ = {"LLMREC_HOME": str(root / "home")}
     export_tiny(ArtifactStore([root / "home" / "artifacts"]), name="all-minilm-l6-v2", dims=384, max_tokens=256)
+    export_tiny(ArtifactStore([root / "home" / "artifacts"]), name="debian-tagger", labels=TAGS)
+    processes.call(
+        "exporting:export_tiny_generator",
+        folder=root,
+        environ=environ,
+        paths=[ROOT / "tests"],
+        fresh=True,
+        where=str(root / "generators"),
+        artifacts=str(root / "home" / "artifacts"),
+        architecture="bart",
+        name="debian-synopsis",
+    )
     _run("examples/ranker/prepare.py", folder=root, environ=environ)
     repo = root / "feature_repo"
     for words in (["apply"], ["materialize", "2023-06-10T00:00:00", UNTIL], ["materialize-incremental", UNTIL]):

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from integration.host import Repo
+from integration.host import HERE, Repo
 from tiny import WORDS, export_tiny
 
 from llmrec_plugin.artifacts import ArtifactStore
@@ -120,3 +120,82 @@ def test_a_process_that_never_saw_the_repo_computes_the_same(repo: Repo, tmp_pat
     )
     assert answer["item_tags_on_demand"] == expected["item_tags_on_demand"]
 
+
+WRITTEN = """
+from llmrec_plugin import Choice, Decoding, Prompt, Scores, ShortText, Slot, TokenFeature
+
+title = Slot(name="title", max_tokens=12)
+prompt = Prompt(name="colour", version=1, user="Which colour is this?\\n{{title}}\\nColour: ", slots=(title,))
+about = dict(entity="item", model="llama", prompt=prompt, status=True)
+item_colour = TokenFeature(
+    name="item_colour", output=Choice(options=("red", "green", "blue")), decoding=Decoding(max_new_tokens=8), **about
+)
+item_warmth = TokenFeature(name="item_warmth", output=Scores(answers=(" yes", " no"), of=" yes"), **about)
+item_story = TokenFeature(
+    name="item_story", output=ShortText(stop=()), fallback="none",
+    decoding=Decoding(method="sample", temperature=0.8, top_p=0.9, max_new_tokens=10, seed=3), **about
+)
+item_rewrite = TokenFeature(
+    name="item_rewrite", entity="item", model="bart", text="{title}", output=ShortText(stop=()), fallback="none",
+    decoding=Decoding(max_new_tokens=10),
+)
+"""
+NAMES = ["item_colour", "item_warmth", "item_story", "item_rewrite"]
+
+
+@pytest.fixture(scope="module")
+def writers(new_repo: Callable[..., Repo]) -> Repo:
+    pytest.importorskip("torch", reason="torch comes with the extra 'export'")
+    repo = new_repo("writers")
+    repo.export()
+    for architecture in ("llama", "bart"):
+        repo.call(
+            "exporting:export_tiny_generator",
+            paths=[HERE.parent],
+            fresh=True,
+            where=str(repo.root / "generators"),
+            artifacts=str(repo.root / "home" / "artifacts"),
+            architecture=architecture,
+        )
+    repo.declare(extra=WRITTEN)
+    at = (START + datetime.timedelta(hours=number) for number in range(len(TITLES)))
+    repo.write_items({"item": f"i{n}", "title": title, "at": next(at)} for n, title in enumerate(TITLES))
+    repo.feast("apply")
+    repo.feast("materialize", "2025-01-01", "2027-01-01", LLMREC_CACHE=str(repo.root / "batch"))
+    return repo
+
+
+def test_what_a_generator_writes_is_the_same_every_way(writers: Repo) -> None:
+    stored = [f"{name}:{name}" for name in NAMES]
+    items = [f"i{number}" for number in range(len(TITLES))]
+    batch = writers.online(stored, [{"item": item} for item in items])
+    assert set(batch["item_colour"][:20]) <= {"red", "green", "blue"}
+    assert len(set(batch["item_story"][:20])) > 10
+    assert all(0 < score < 1 for score in batch["item_warmth"][:20])
+    assert all(batch[name][20:] == [None, None] for name in NAMES)
+
+    rows = [{"item": item, "event_timestamp": LABEL} for item in items]
+    historical = writers.historical(stored, rows, environ={"LLMREC_CACHE": str(writers.root / "historical")})
+    for size in (1, 7):
+        on_demand = writers.online(
+            [f"{name}_on_demand:{name}_on_demand" for name in NAMES],
+            [{"title": title} for title in TITLES],
+            environ={"LLMREC_CACHE": str(writers.root / f"on-demand-{size}")},
+            rows_per_request=size,
+        )
+        for name in NAMES:
+            assert on_demand[f"{name}_on_demand"] == _equal(batch[name]), (name, size)
+    for name in NAMES:
+        assert [row[name] for row in historical] == _equal(batch[name]), name
+
+
+def _equal(values: list[Any]) -> list[Any]:
+    return [pytest.approx(value, abs=1e-5) if isinstance(value, float) else value for value in values]
+
+
+def test_a_second_run_writes_nothing(writers: Repo) -> None:
+    cache = writers.root / "batch"
+    before = len(writers.runs(cache))
+    writers.feast("materialize", "2025-01-01", "2027-01-01", LLMREC_CACHE=str(cache))
+    again = {run.feature: run.computed for run in writers.runs(cache)[before:]}
+    assert {name: again[name] for name in NAMES} == dict.fromkeys(NAMES, 0)

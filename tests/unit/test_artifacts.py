@@ -169,6 +169,14 @@ def test_adding_a_model_twice_keeps_the_files_that_are_there(store):
     assert {path.name: path.stat().st_ino for path in first.folder.iterdir()} == before
 
 
+def test_adding_a_model_again_renews_the_record_of_its_export(store, copy):
+    edit_manifest(copy.folder, quality={"overlap_at_10": 0.5})
+    store.add(copy.folder)
+    again = export_tiny(store)
+    assert again.manifest.quality == {}
+    assert read_artifact(again.folder).manifest == again.manifest
+
+
 def test_adding_a_model_again_mends_a_damaged_copy(store):
     first = export_tiny(store)
     first.path(GRAPH).write_bytes(b"damaged")

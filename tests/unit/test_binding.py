@@ -94,7 +94,7 @@ def test_a_changed_side_of_a_similarity_is_found(side):
 
 def test_a_feature_of_a_version_with_other_numbers_is_refused(monkeypatch):
     text = to_json(bound(embedding()))
-    monkeypatch.setattr(specs, "PIPELINE_VERSION", specs.PIPELINE_VERSION + 1)
+    monkeypatch.setattr(specs.embeddings, "PIPELINE_VERSION", specs.PIPELINE_VERSION + 1)
     with pytest.raises(FingerprintMismatchError, match="'item_title_embedding'"):
         from_json(text)
 

@@ -6,9 +6,14 @@ import pluggy
 import pytest
 
 from llmrec_plugin import hookspecs, manager
-from llmrec_plugin.hookspecs import llmrec_register_features, llmrec_register_models, llmrec_register_runtimes
+from llmrec_plugin.hookspecs import (
+    llmrec_register_features,
+    llmrec_register_generators,
+    llmrec_register_models,
+    llmrec_register_runtimes,
+)
 
-HOOKS = [llmrec_register_features, llmrec_register_models, llmrec_register_runtimes]
+HOOKS = [llmrec_register_features, llmrec_register_models, llmrec_register_runtimes, llmrec_register_generators]
 
 
 def test_every_hook_is_called_by_the_manager():

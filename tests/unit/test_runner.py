@@ -322,7 +322,7 @@ def test_a_row_that_is_late_falls_back_and_its_vector_is_there_next_time(runner,
     gate.clear()
     feature = embedding(deadline_ms=20, on_deadline=on_deadline)
     bound = bind(feature, runner.store)
-    values, statuses, report, _ = runner.compute(bound, {"title": ["red", "blue", None, b"x", "blue"]}, "on_demand")
+    values, statuses, report, *_ = runner.compute(bound, {"title": ["red", "blue", None, b"x", "blue"]}, "on_demand")
     assert statuses == ["ok", "fallback", "empty", "invalid", "fallback"]
     np.testing.assert_array_equal(values[0], known)
     for late in (values[1], values[4]):
@@ -331,7 +331,7 @@ def test_a_row_that_is_late_falls_back_and_its_vector_is_there_next_time(runner,
     assert "2 fallback" in str(report)
     gate.set()
     runner.drain()
-    values, statuses, report, _ = runner.compute(bound, {"title": ["red", "blue"]}, "on_demand")
+    values, statuses, report, *_ = runner.compute(bound, {"title": ["red", "blue"]}, "on_demand")
     assert (statuses, report.cached, report.fallback) == (["ok", "ok"], 2, 0)
 
 
@@ -454,7 +454,7 @@ def test_requests_for_a_loaded_model_do_not_wait_while_another_is_loaded(new_run
     monkeypatch.setattr(module, "Encoder", slowly)
     with ThreadPoolExecutor(1) as pool:
         other = bind(embedding(model="other"), runner.store)
-        loading = pool.submit(runner.embed, other, {"title": ["red"]}, "on_demand")
+        loading = pool.submit(runner.compute, other, {"title": ["red"]}, "on_demand")
         assert begun.wait(PATIENCE)
         bound = bind(embedding(), runner.store)
         assert runner.compute(bound, {"title": ["blue"]}, "on_demand").statuses == ["ok"]
@@ -485,11 +485,11 @@ def test_no_lock_that_another_request_needs_is_held_during_inference(new_runner,
 
     monkeypatch.setattr(encoder, "_opened", Opened(Held(), placement))
     with ThreadPoolExecutor(2) as pool:
-        held = pool.submit(runner.embed, bound, {"title": ["blue"]}, "on_demand")
+        held = pool.submit(runner.compute, bound, {"title": ["blue"]}, "on_demand")
         assert inside.wait(PATIENCE)
 
         def status(asked, title, mode="on_demand"):
-            return pool.submit(runner.embed, asked, {"title": [title]}, mode).result(PATIENCE).statuses
+            return pool.submit(runner.compute, asked, {"title": [title]}, mode).result(PATIENCE).statuses
 
         assert status(bound, "red") == ["ok"]  # at hand, in memory or in the cache
         assert status(bound, None) == ["empty"]
@@ -612,7 +612,8 @@ ours = settings(Path(sys.argv[1]), artifact_folders=(Path(sys.argv[2]),))
 bound = bind(embedding(), runner_for(ours).store)
 def work(*titles):
     for mode in ("on_demand", "batch"):
-        values, _, report, _ = runner_for(ours).compute(bound, {"title": [f"{title} {mode}" for title in titles]}, mode)
+        rows = {"title": [f"{title} {mode}" for title in titles]}
+        values, _, report, *_ = runner_for(ours).compute(bound, rows, mode)
         assert report.computed == len(titles), report
         assert all(np.isfinite(value).all() for value in values)
 work("red", "blue")

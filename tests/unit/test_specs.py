@@ -314,7 +314,7 @@ def test_a_fingerprint_changes_with_the_artifact_and_with_our_own_pipeline(make,
     feature = make()
     before = feature.fingerprint(ARTIFACT), feature.encoding_fingerprint(ARTIFACT), feature.vector_space(ARTIFACT)
     other = feature.fingerprint("b" * 64), feature.encoding_fingerprint("b" * 64), feature.vector_space("b" * 64)
-    monkeypatch.setattr(specs, "PIPELINE_VERSION", specs.PIPELINE_VERSION + 1)
+    monkeypatch.setattr(specs.embeddings, "PIPELINE_VERSION", specs.PIPELINE_VERSION + 1)
     later = feature.fingerprint(ARTIFACT), feature.encoding_fingerprint(ARTIFACT), feature.vector_space(ARTIFACT)
     assert len({*before, *other, *later}) == 9
 

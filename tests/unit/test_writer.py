@@ -33,7 +33,7 @@ class Engine:
 
     def generate(self, requests, decoding, output=None, *, done=None):
         assert self.open.wait(PATIENCE)
-        return [self._answer(request) for request in requests]
+        return [self._answer(request, "" if isinstance(output, Choice) else "\nand so on") for request in requests]
 
     def score(self, requests, answers):
         rows = [[float(len(answer) * len(_title(request))) for answer in answers] for request in requests]
@@ -41,14 +41,14 @@ class Engine:
         scores[["nan" in _title(request) for request in requests]] = np.nan
         return scores
 
-    def _answer(self, request):
+    def _answer(self, request, more):
         title = _title(request)
         self.prompts[title] += 1
         if "down" in title:
             return Completion("", "error", error="HTTP 503", lasting=False)
         if "nan" in title:
             return Completion("", "error", error="not finite")
-        return Completion("" if "mute" in title else f" {title.upper()}\nand so on", "stop")
+        return Completion("" if "mute" in title else f" {title.upper()}{more}", "stop")
 
 
 def _title(request):
@@ -204,7 +204,7 @@ def test_a_model_must_fit_its_feature(runner):
         bind(labelled(output=ShortText()), runner.store)
     with pytest.raises(ArtifactMismatchError, match="is an encoder and writes nothing"):
         bind(labelled(model="tiny"), runner.store)
-    with pytest.raises(DeclarationError, match="need a vocabulary"):
+    with pytest.raises(DeclarationError, match="need a vocabulary and"):
         bind(written(output=Tags()), runner.store)
     with pytest.raises(DeclarationError, match="have no scores"):
         bind(written(output=Tags(vocabulary=("a",), scores=True)), runner.store)
