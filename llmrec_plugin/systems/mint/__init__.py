@@ -20,7 +20,7 @@ from __future__ import annotations
 from llmrec_plugin import TokenFeature, hookimpl
 from llmrec_plugin.systems.mint.evaluation import mean_ndcg, ndcg, ranked
 from llmrec_plugin.systems.mint.features import bi_encoder, retriever, synthetic_query
-from llmrec_plugin.systems.mint.queries import Pair, keep_likely, query_likelihood, query_pairs, query_rows
+from llmrec_plugin.systems.mint.queries import Pair, keep_likely, query_likelihood, query_pairs, query_rows, split_pairs
 
 __all__ = [
     "Pair",
@@ -33,6 +33,7 @@ __all__ = [
     "query_rows",
     "ranked",
     "retriever",
+    "split_pairs",
     "synthetic_query",
 ]
 

@@ -75,7 +75,7 @@ def query_rows(
     log = log[log[entity].notna() & log[title].map(is_text).astype(bool)].drop_duplicates([entity, item], keep="last")
     rows = []
     for user, group in log.groupby(entity, sort=True):
-        draw = random.Random(_draw_seed(seed, user))  # noqa: S311  # reproducible, nothing to guess
+        draw = random.Random(_drawn(seed, user))  # noqa: S311  # reproducible, nothing to guess
         chosen = group.iloc[sorted(draw.sample(range(len(group)), min(most, len(group))))]
         candidates = [sentences(value, *words) for value in chosen[text]]
         said = [draw.choice(found) for found in candidates if found]
@@ -116,6 +116,20 @@ def query_pairs(
         for key in keys
         if key in documents
     ]
+
+
+def split_pairs(pairs: Sequence[Pair], share: float, *, seed: int = 0) -> tuple[list[Pair], list[Pair]]:
+    """The pairs to train on, and those of about `share` of the requests to measure on; no request is in both.
+
+    Which side a request is on depends on the seed and the request alone.
+
+    Raises:
+        InputError: `share` is out of range.
+    """
+    if not 0 <= share < 1:
+        raise InputError(f"split_pairs: expected share in [0, 1), got {share}.")
+    held_out = {query: _drawn(seed, query) < share * 2**64 for query, _ in pairs}
+    return [pair for pair in pairs if not held_out[pair.query]], [pair for pair in pairs if held_out[pair.query]]
 
 
 def query_likelihood(
@@ -175,8 +189,9 @@ def keep_likely(session: GenerationSession, pairs: Iterable[Pair], *, share: flo
     return [pair for pair in distinct if pair in kept]
 
 
-def _draw_seed(seed: int, user: Any) -> int:
-    return int.from_bytes(hashlib.sha256(f"{seed}:{user}".encode()).digest()[:8], "big")
+def _drawn(seed: int, key: Any) -> int:
+    """A number below 2**64 that depends on both."""
+    return int.from_bytes(hashlib.sha256(f"{seed}:{key}".encode()).digest()[:8], "big")
 
 
 def _likelihood_prompt() -> str:

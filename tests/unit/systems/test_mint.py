@@ -24,6 +24,7 @@ from llmrec_plugin.systems.mint import (
     query_rows,
     ranked,
     retriever,
+    split_pairs,
     synthetic_query,
 )
 from llmrec_plugin.systems.mint.queries import sentences
@@ -184,6 +185,23 @@ def test_an_encoder_for_another_metric_is_no_retriever(wrong):
     }  # fmt: skip
     with pytest.raises(DeclarationError, match="model 'other' has metric"):
         retriever(EncoderModel(**{**values, **wrong}), document="{title}")
+
+
+@given(st.lists(st.tuples(st.integers(0, 30).map(str), st.text("ab")).map(Pair._make), max_size=60), st.integers(0, 3))
+def test_no_request_is_on_both_sides_of_a_split(pairs, seed):
+    train, dev = split_pairs(pairs, 0.3, seed=seed)
+    assert sorted(train + dev) == sorted(pairs)
+    assert not {query for query, _ in train} & {query for query, _ in dev}
+    assert (train, dev) == split_pairs(pairs, 0.3, seed=seed)
+
+
+def test_a_split_takes_about_the_share():
+    pairs = [Pair(str(number), "x") for number in range(2000)]
+    assert 500 < len(split_pairs(pairs, 0.3)[1]) < 700
+    assert split_pairs(pairs, 0.3)[1] != split_pairs(pairs, 0.3, seed=1)[1]
+    assert split_pairs(pairs, 0.0) == (pairs, [])
+    with pytest.raises(InputError, match="share in"):
+        split_pairs(pairs, 1.0)
 
 
 # --- evaluation. Expected numbers are worked out by hand: 1 / log2(r + 1) is 1, .63093, .5, .43068, .38685.

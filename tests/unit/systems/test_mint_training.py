@@ -5,6 +5,7 @@ from dataclasses import replace
 from itertools import permutations
 
 import pytest
+from click.testing import CliRunner
 
 from llmrec_plugin.errors import InputError, SourceError
 from llmrec_plugin.systems.mint import Pair, bi_encoder
@@ -12,7 +13,7 @@ from llmrec_plugin.systems.mint import Pair, bi_encoder
 torch = pytest.importorskip("torch", reason="the export extra is not installed")
 pytest.importorskip("transformers", reason="the export extra is not installed")
 
-from llmrec_plugin.systems.mint import training  # noqa: E402
+from llmrec_plugin.systems.mint import commands, training  # noqa: E402
 
 # Requests and documents share no word, so that only training can tell what belongs together.
 MEANT = dict(
@@ -150,3 +151,26 @@ def test_folders_are_checked_before_a_model_is_loaded(base_folder, tmp_path):
     (tmp_path / "used" / "file").write_text("")
     with pytest.raises(InputError, match="is not empty"):
         training.train_bi_encoder(TRAIN, base_folder, tmp_path / "used", SETTINGS)
+
+
+def test_the_command_trains_and_reports(base_folder, tmp_path):
+    pairs = tmp_path / "pairs.jsonl"
+    pairs.write_text("\n".join(json.dumps(pair._asdict()) for pair in PAIRS) + "\n\n")
+    place = ["--pairs", str(pairs), "--base", str(base_folder), "--output", str(tmp_path / "new")]
+    done = CliRunner().invoke(
+        commands.bi_encoder, [*place, "--max-tokens", "16", "--epochs", "1", "--dev-share", "0.2"]
+    )
+    assert done.exit_code == 0, done.output
+    assert "pairs not trained on:" in done.output
+    record = json.loads((tmp_path / "new" / "training.json").read_text())
+    assert (record["pairs"] + record["dev_pairs"], record["settings"]["max_tokens"]) == (56, 16)
+
+
+@pytest.mark.parametrize(
+    "line", ["{", "[]", "3", '{"query": "q"}', '{"query": "q", "document": 3}', '{"query": "", "document": "d"}']
+)
+def test_lines_that_are_no_pairs_are_named(tmp_path, line):
+    path = tmp_path / "pairs.jsonl"
+    path.write_text('{"query": "q", "document": "d"}\n' + line)
+    with pytest.raises(InputError, match=r"pairs\.jsonl, line 2"):
+        commands.read_pairs(path)
