@@ -1,4 +1,4 @@
-"""The command line: ``llmrec plugins | features | models | export | calibrate | plan | doctor | rollout | cache``.
+"""The command line: ``llmrec plugins | features | models | export | train | calibrate | plan | doctor | rollout | cache``.
 
 Errors of this package end with one line and exit code 1; wrong usage with exit code 2.
 """
@@ -22,7 +22,8 @@ from llmrec_plugin.inference import Profile
 from llmrec_plugin.manager import load_catalogue
 from llmrec_plugin.registry import Catalogue
 from llmrec_plugin.settings import load_settings
-from llmrec_plugin.specs import EncoderModel, Feature, SimilarityFeature, to_spec
+from llmrec_plugin.specs import EncoderModel, Feature, LabelModel, Model, SimilarityFeature, to_spec
+from llmrec_plugin.training.commands import train
 
 _as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 
@@ -111,7 +112,7 @@ def models(as_json: bool) -> None:
             {
                 "model": name,
                 "plugin": item.provenance.plugin if item else "",
-                "source": item.declaration.source if item else store.current(name).manifest.source.get("source", ""),
+                "source": _source(item.declaration) if item else store.current(name).manifest.source.get("source", ""),
                 "current artifact": current or f"none; run: llmrec export {name}",
                 "older": [artifact for artifact in exported.get(name, []) if artifact != current],
             }
@@ -160,13 +161,23 @@ def export(model: str, name: str | None, texts: Path | None, **overrides: Any) -
     llmrec export all-minilm-l6-v2-int8 --texts titles.txt
     llmrec export ./my-model --name my-model-int8 --precision int8 --min-overlap 0.98
     """
-    from llmrec_plugin.export import export_model, read_texts  # torch and optimum come in here
+    from llmrec_plugin.export import export_labels, export_model, read_texts  # torch and optimum come in here
 
-    measured = read_texts(texts) if texts else None
-    artifact = export_model(_resolve(model, name, overrides), _store(), texts=measured, report=click.echo)
+    declared = _resolve(model, name, overrides)
+    if isinstance(declared, LabelModel):
+        encoder = _catalogue().model(declared.encoder)
+        if not isinstance(encoder, EncoderModel):
+            raise DeclarationError(f"model {declared.name!r}: {declared.encoder!r} is no EncoderModel.")
+        artifact = export_labels(declared, _store(), encoder, report=click.echo)
+    else:
+        measured = read_texts(texts) if texts else None
+        artifact = export_model(declared, _store(), texts=measured, report=click.echo)
     click.secho(
         f"{artifact.manifest.model}: exported, parity and quality passed, current is now {artifact.id[:16]}", fg="green"
     )
+
+
+main.add_command(train)
 
 
 @main.command()
@@ -403,7 +414,11 @@ def _store() -> ArtifactStore:
     return ArtifactStore(load_settings().artifact_folders)
 
 
-def _resolve(text: str, name: str | None, overrides: dict[str, Any]) -> EncoderModel:
+def _source(model: Model) -> str:
+    return f"{model.encoder} + {model.head}" if isinstance(model, LabelModel) else model.source
+
+
+def _resolve(text: str, name: str | None, overrides: dict[str, Any]) -> Model:
     """The model that the argument of ``llmrec export`` means."""
     given = {key: value for key, value in overrides.items() if value is not None}
     is_recipe = text.endswith(".toml")
