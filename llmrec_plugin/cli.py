@@ -16,13 +16,22 @@ from typing import Any, get_args
 import click
 
 from llmrec_plugin import __version__
-from llmrec_plugin.artifacts import ArtifactStore
+from llmrec_plugin.artifacts import AnyArtifact, ArtifactStore
 from llmrec_plugin.errors import ArtifactNotFoundError, DeclarationError, LLMRecError
 from llmrec_plugin.inference import Profile
 from llmrec_plugin.manager import load_catalogue
 from llmrec_plugin.registry import Catalogue
 from llmrec_plugin.settings import load_settings
-from llmrec_plugin.specs import EncoderModel, Feature, LabelModel, Model, SimilarityFeature, to_spec
+from llmrec_plugin.specs import (
+    EncoderModel,
+    Feature,
+    GeneratorModel,
+    GeneratorTask,
+    LabelModel,
+    Model,
+    SimilarityFeature,
+    to_spec,
+)
 from llmrec_plugin.training.commands import train
 
 _as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
@@ -107,14 +116,16 @@ def models(as_json: bool) -> None:
     rows = []
     for name in sorted({*catalogue.models, *exported}):
         item = catalogue.models.get(name)
-        current = store.current(name).id[:16] if name in exported else ""
+        held = store.find(name, store.current_id(name)) if name in exported else None
+        current = held.id[:16] if held else ""
+        declared = _source(item.declaration) if item else ""
         rows.append(
             {
                 "model": name,
                 "plugin": item.provenance.plugin if item else "",
-                "source": _source(item.declaration) if item else store.current(name).manifest.source.get("source", ""),
+                "source": declared or (held.manifest.source.get("source", "") if held else ""),
                 "current artifact": current or f"none; run: llmrec export {name}",
-                "older": [artifact for artifact in exported.get(name, []) if artifact != current],
+                "older": [older for older in exported.get(name, []) if older != current],
             }
         )
     _print_json(rows) if as_json else _print_table(rows)
@@ -131,6 +142,8 @@ def _parse_layers(ctx: click.Context, parameter: click.Parameter, value: str | N
 @main.command()
 @click.argument("model")
 @click.option("--name", help="Name for a model given as a folder or hub id.  [default: the folder's name]")
+@click.option("--task", type=click.Choice(get_args(GeneratorTask)), help="The folder holds a generator of this kind.")
+@click.option("--chat", is_flag=True, default=None, help="Put a generator's prompts into its chat template.")
 @click.option("--pooling", type=click.Choice(["mean", "cls", "last_token", "max"]))
 @click.option("--normalize/--no-normalize", default=None, help="Scale vectors to unit L2 norm.")
 @click.option("--max-tokens", type=click.IntRange(min=1), help="Longest input, special tokens included.")
@@ -151,7 +164,7 @@ def export(model: str, name: str | None, texts: Path | None, **overrides: Any) -
 
     MODEL is the name of a registered model, a recipe (.toml), a Hugging Face folder, or a hub id with its
     full commit. A folder's own files tell pooling, normalization and lengths; what they do not tell must
-    be given by options.
+    be given by options. A folder is an encoder, or with --task a generator.
 
     \b
     llmrec export all-minilm-l6-v2
@@ -160,18 +173,9 @@ def export(model: str, name: str | None, texts: Path | None, **overrides: Any) -
     llmrec export intfloat/e5-small-v2@<40 hex digits>
     llmrec export all-minilm-l6-v2-int8 --texts titles.txt
     llmrec export ./my-model --name my-model-int8 --precision int8 --min-overlap 0.98
+    llmrec export ./my-qwen2 --task causal --chat --max-tokens 2048
     """
-    from llmrec_plugin.export import export_labels, export_model, read_texts  # torch and optimum come in here
-
-    declared = _resolve(model, name, overrides)
-    if isinstance(declared, LabelModel):
-        encoder = _catalogue().model(declared.encoder)
-        if not isinstance(encoder, EncoderModel):
-            raise DeclarationError(f"model {declared.name!r}: {declared.encoder!r} is no EncoderModel.")
-        artifact = export_labels(declared, _store(), encoder, report=click.echo)
-    else:
-        measured = read_texts(texts) if texts else None
-        artifact = export_model(declared, _store(), texts=measured, report=click.echo)
+    artifact = _export(_resolve(model, name, overrides), texts)
     click.secho(
         f"{artifact.manifest.model}: exported, parity and quality passed, current is now {artifact.id[:16]}", fg="green"
     )
@@ -418,6 +422,22 @@ def _source(model: Model) -> str:
     return f"{model.encoder} + {model.head}" if isinstance(model, LabelModel) else model.source
 
 
+def _export(model: Model, texts: Path | None) -> AnyArtifact:
+    from llmrec_plugin import export  # torch and optimum come in here
+
+    if isinstance(model, EncoderModel):
+        measured = export.read_texts(texts) if texts else None
+        return export.export_model(model, _store(), texts=measured, report=click.echo)
+    if texts:
+        raise DeclarationError(f"model {model.name!r} is no encoder, so there is nothing to measure on --texts.")
+    if isinstance(model, GeneratorModel):
+        return export.export_generator(model, _store(), report=click.echo)
+    encoder = _catalogue().model(model.encoder)
+    if not isinstance(encoder, EncoderModel):
+        raise DeclarationError(f"model {model.name!r}: {model.encoder!r} is no EncoderModel.")
+    return export.export_labels(model, _store(), encoder, report=click.echo)
+
+
 def _resolve(text: str, name: str | None, overrides: dict[str, Any]) -> Model:
     """The model that the argument of ``llmrec export`` means."""
     given = {key: value for key, value in overrides.items() if value is not None}
@@ -434,17 +454,31 @@ def _resolve(text: str, name: str | None, overrides: dict[str, Any]) -> Model:
         from llmrec_plugin.export import load_recipe
 
         return load_recipe(Path(text))
-    from llmrec_plugin.export import read_model
+    from llmrec_plugin.export import read_generator, read_model
 
     default = Path(text).resolve().name if Path(text).is_dir() else text.partition("@")[0].rpartition("/")[2]
-    return read_model(name or default, text, given)
+    if "task" not in given:
+        if given.pop("chat", False):
+            raise DeclarationError("--chat is for generators: add --task causal or --task seq2seq.")
+        return read_model(name or default, text, given)
+    others = sorted(given.keys() - {"task", "chat", "max_tokens"})
+    if others:
+        options = ", ".join("--" + key.replace("_", "-") for key in others)
+        raise DeclarationError(f"--task is for generators, which have no {options}.")
+    return read_generator(
+        name or default,
+        text,
+        task=given["task"],
+        chat=given.get("chat", False),
+        max_tokens=given.get("max_tokens"),
+    )
 
 
 def _fingerprint(declaration: Feature, store: ArtifactStore) -> str:
     if isinstance(declaration, SimilarityFeature):  # has no model of its own; publishing binds its sides
         return ""
     try:
-        return declaration.fingerprint(store.current(declaration.model).id)
+        return declaration.fingerprint(store.current_id(declaration.model))
     except ArtifactNotFoundError:
         return ""
 

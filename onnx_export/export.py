@@ -14,10 +14,11 @@ import json
 import sys
 from pathlib import Path
 
-from llmrec_plugin.artifacts import Artifact, ArtifactStore
-from llmrec_plugin.errors import LLMRecError, UnknownNameError
-from llmrec_plugin.export import export_model, load_recipe
+from llmrec_plugin.artifacts import AnyArtifact, ArtifactStore
+from llmrec_plugin.errors import DeclarationError, LLMRecError, UnknownNameError
+from llmrec_plugin.export import export_generator, export_model, load_recipe
 from llmrec_plugin.settings import load_settings
+from llmrec_plugin.specs import EncoderModel, GeneratorModel, Model
 
 HERE = Path(__file__).parent
 
@@ -35,7 +36,20 @@ def find_recipes(names: list[str]) -> list[Path]:
     return [recipes[name] for name in names or recipes]
 
 
-def write_record(artifact: Artifact, folder: Path) -> Path:
+def export(model: Model, store: ArtifactStore) -> AnyArtifact:
+    """Exports a model of any kind that a recipe may declare.
+
+    Raises:
+        DeclarationError: It scores labels, so it is exported with its encoder: `llmrec export`.
+    """
+    if isinstance(model, GeneratorModel):
+        return export_generator(model, store, report=print)
+    if isinstance(model, EncoderModel):
+        return export_model(model, store, report=print)
+    raise DeclarationError(f"model {model.name!r} scores labels; run `llmrec export {model.name}`.")
+
+
+def write_record(artifact: AnyArtifact, folder: Path) -> Path:
     """Writes what is worth committing of the manifest: no golden texts, and no place on this machine."""
     manifest = json.loads(artifact.manifest.to_json())
     kept = ("model", "artifact_id", "source", "precision", "files", "versions", "parity", "quality")
@@ -53,7 +67,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         folders = (options.artifacts,) if options.artifacts else load_settings().artifact_folders
         for recipe in find_recipes(options.names):
-            artifact = export_model(load_recipe(recipe), ArtifactStore(folders), report=print)
+            artifact = export(load_recipe(recipe), ArtifactStore(folders))
             print(f"record: {write_record(artifact, HERE / 'records')}")
     except LLMRecError as exc:
         print(f"error: {exc}", file=sys.stderr)

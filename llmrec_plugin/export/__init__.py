@@ -8,11 +8,12 @@ this package needs them: serving runs on onnxruntime, tokenizers and numpy.
 
 from llmrec_plugin.errors import SourceError
 from llmrec_plugin.export.exporter import export_model
+from llmrec_plugin.export.generators import export_generator
 from llmrec_plugin.export.labels import export_labels
 from llmrec_plugin.export.parity import ParityRecord
 from llmrec_plugin.export.quality import QualityRecord
 from llmrec_plugin.export.recipes import load_recipe
-from llmrec_plugin.export.statements import read_model
+from llmrec_plugin.export.statements import read_generator, read_model
 from llmrec_plugin.export.texts import Texts, read_texts
 
 __all__ = [
@@ -20,9 +21,11 @@ __all__ = [
     "QualityRecord",
     "SourceError",
     "Texts",
+    "export_generator",
     "export_labels",
     "export_model",
     "load_recipe",
+    "read_generator",
     "read_model",
     "read_texts",
 ]

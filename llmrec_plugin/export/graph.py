@@ -91,7 +91,7 @@ def build_graph(model: EncoderModel, source: Path, scratch: Path, target: Path) 
             f"model {model.name!r}: the graph takes {', '.join(inputs)}; supported are {', '.join(INPUTS)}."
         )
     add_pooling(graph, model)
-    _remove_labels(graph)
+    remove_labels(graph, "encoder")
     # Optimum splits where one file would pass protobuf's 2 GB.
     save_graph(graph, target / GRAPH, split=is_split(scratch / GRAPH))
     return Graph(path=target / GRAPH, inputs=inputs)
@@ -218,11 +218,11 @@ def _without_padding(nodes: _Nodes, tokens: str, mask: str, fill: float) -> str:
 _POOLINGS = {"mean": _mean, "max": _max, "cls": _cls, "last_token": _last_token}
 
 
-def _remove_labels(graph: Any) -> None:
+def remove_labels(graph: Any, name: str) -> None:
     """Drops what says how and where the graph was made but does not compute, and would change its hash."""
     graph.producer_name, graph.producer_version, graph.doc_string = "llmrec-plugin", "", ""
     del graph.metadata_props[:]
-    graph.graph.name, graph.graph.doc_string = "encoder", ""
+    graph.graph.name, graph.graph.doc_string = name, ""
     del graph.graph.value_info[:]
     for item in (*graph.graph.node, *graph.graph.initializer, *graph.graph.input):
         item.doc_string = ""

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from llmrec_plugin.artifacts import GOLDEN, MANIFEST, TOKENIZER, Artifact, ArtifactStore, Manifest, sha256_file
-from llmrec_plugin.errors import ArtifactCorruptError, DeclarationError
+from llmrec_plugin.errors import DeclarationError
 from llmrec_plugin.export.embedding import Embedder
 from llmrec_plugin.export.graph import OUTPUT, build_graph
 from llmrec_plugin.export.heads import Head, append_head, read_head
@@ -119,8 +119,7 @@ def export_labels(
         )
         (finished / MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
         artifact = store.add(finished)
-    if not isinstance(artifact, Artifact):
-        raise ArtifactCorruptError(f"{artifact.folder} was written as a model that scores labels and reads otherwise.")
+    assert isinstance(artifact, Artifact)
     report(f"{model.name}: artifact {artifact.id[:16]} in {artifact.folder}")
     return artifact
 

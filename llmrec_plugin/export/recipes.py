@@ -7,11 +7,14 @@ from dataclasses import MISSING, fields
 from pathlib import Path
 
 from llmrec_plugin.errors import DeclarationError
-from llmrec_plugin.specs import EncoderModel
+from llmrec_plugin.specs import EncoderModel, GeneratorModel, LabelModel, Model
 
 
-def load_recipe(path: Path) -> EncoderModel:
-    """The model that the recipe at `path` declares; its keys are the fields of `EncoderModel`.
+def load_recipe(path: Path) -> Model:
+    """The model that the recipe at `path` declares.
+
+    Its keys are the fields of `EncoderModel`; of `GeneratorModel` where there is a ``task``; of `LabelModel` where
+    there is a ``head``.
 
     Raises:
         DeclarationError: It is no TOML, a field is unknown or missing, or a value cannot mean anything.
@@ -20,8 +23,9 @@ def load_recipe(path: Path) -> EncoderModel:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
     except ValueError as exc:  # also bytes that are not UTF-8
         raise DeclarationError(f"Recipe {path} is not TOML: {exc}.") from exc
-    known = [field.name for field in fields(EncoderModel)]
-    required = [field.name for field in fields(EncoderModel) if field.default is MISSING]
+    kind: type[Model] = GeneratorModel if "task" in values else LabelModel if "head" in values else EncoderModel
+    known = [field.name for field in fields(kind)]
+    required = [field.name for field in fields(kind) if field.default is MISSING]
     unknown = sorted(set(values) - set(known))
     missing = [name for name in required if name not in values]
     if unknown or missing:
@@ -29,4 +33,4 @@ def load_recipe(path: Path) -> EncoderModel:
             f"Recipe {path}: unknown fields: {', '.join(unknown) or 'none'}; "
             f"missing fields: {', '.join(missing) or 'none'}. The fields are {', '.join(known)}."
         )
-    return EncoderModel(**values)
+    return kind(**values)

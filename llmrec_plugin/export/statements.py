@@ -20,7 +20,7 @@ from typing import Any, Literal, get_args
 
 from llmrec_plugin.errors import DeclarationError
 from llmrec_plugin.export.sources import as_source, find_folder
-from llmrec_plugin.specs import EncoderModel, Metric, Pooling
+from llmrec_plugin.specs import EncoderModel, GeneratorModel, GeneratorTask, Metric, Pooling
 
 _POOLING: dict[str, Pooling] = {"mean": "mean", "cls": "cls", "max": "max", "lasttoken": "last_token"}
 _POOLING_FLAGS = {  # how sentence-transformers before 5 wrote `pooling_mode`
@@ -74,17 +74,17 @@ def read_statements(folder: Path) -> Statements:
         DeclarationError: The folder describes a model that an `EncoderModel` cannot: another step after the
             pooling, several poolings at once, or one that leaves out the prompt.
     """
-    config = _read(folder / "config.json")
-    tokenizer = _read(folder / "tokenizer_config.json")
-    similarity = _read(folder / "config_sentence_transformers.json").get("similarity_fn_name")
+    config = read_json(folder / "config.json")
+    tokenizer = read_json(folder / "tokenizer_config.json")
+    similarity = read_json(folder / "config_sentence_transformers.json").get("similarity_fn_name")
     stated: dict[str, Any] = {
         "dims": next((config[key] for key in ("hidden_size", "dim", "d_model", "n_embd") if key in config), None),
-        "positions": _positions(config),
+        "positions": positions(config),
         "padding_side": tokenizer.get("padding_side"),
         "metric": similarity if similarity in get_args(Metric) else None,
     }
     if (folder / "modules.json").is_file():
-        transformer = _read(folder / "sentence_bert_config.json")
+        transformer = read_json(folder / "sentence_bert_config.json")
         # Version 5 of sentence-transformers leaves the length to the tokenizer; transformers writes a
         # huge number there for "none".
         length = transformer.get("max_seq_length") or tokenizer.get("model_max_length") or 0
@@ -126,6 +126,31 @@ def read_model(name: str, source: str, overrides: Mapping[str, Any]) -> EncoderM
     return model
 
 
+def read_generator(name: str, source: str, *, task: GeneratorTask, chat: bool, max_tokens: int | None) -> GeneratorModel:
+    """The declaration of a generator that comes as a bare folder or hub id.
+
+    Args:
+        name: Name to give the model.
+        source: A folder, a hub id ``org/name@<commit>``, or a source as in `EncoderModel`.
+        task: As in `GeneratorModel`.
+        chat: As in `GeneratorModel`.
+        max_tokens: As in `GeneratorModel`; None: what config.json states.
+
+    Raises:
+        DeclarationError: config.json states no length and none is given.
+        SourceError: The folder cannot be found, or holds no safetensors weights.
+    """
+    source = as_source(source)
+    folder = find_folder(source)
+    length = max_tokens or positions(read_json(folder / "config.json"))
+    if length is None:
+        raise DeclarationError(
+            f"model {name!r}: config.json in {folder} does not state max_tokens. Look in the model's documentation and "
+            "add --max-tokens N."
+        )
+    return GeneratorModel(name=name, source=source, task=task, chat=chat, max_tokens=length)
+
+
 def check_declaration(model: EncoderModel, stated: Statements, folder: Path) -> None:
     """Checks that the folder's own files do not contradict the declaration.
 
@@ -151,10 +176,10 @@ def check_declaration(model: EncoderModel, stated: Statements, folder: Path) -> 
 def _read_modules(folder: Path) -> dict[str, Any]:
     """Pooling and normalization (and dims, if stated) from ``modules.json``."""
     stated: dict[str, Any] = {"normalize": False}
-    for module in _read(folder / "modules.json", default=[]):
+    for module in read_json(folder / "modules.json", default=[]):
         kind = module["type"].rpartition(".")[2]
         if kind == "Pooling":
-            config = _read(folder / module["path"] / "config.json")
+            config = read_json(folder / module["path"] / "config.json")
             stated["pooling"] = _pooling(config, folder)
             dims = config.get("embedding_dimension", config.get("word_embedding_dimension"))
             stated |= {"dims": dims} if dims is not None else {}
@@ -183,7 +208,8 @@ def _pooling(config: dict[str, Any], folder: Path) -> Pooling:
     return _POOLING[modes[0]]
 
 
-def _positions(config: dict[str, Any]) -> int | None:
+def positions(config: dict[str, Any]) -> int | None:
+    """The number of tokens for which the model of a config.json has positions, if it says so."""
     positions = config.get("max_position_embeddings", config.get("n_positions"))
     if positions is not None and config.get("model_type") in _OFFSET_POSITIONS:
         # Where the config leaves the padding id out, these architectures use 1.
@@ -191,7 +217,7 @@ def _positions(config: dict[str, Any]) -> int | None:
     return positions
 
 
-def _read(path: Path, default: Any = None) -> Any:
+def read_json(path: Path, default: Any = None) -> Any:
     """The JSON in `path`, or `default` (an empty object) when there is no such file."""
     if not path.is_file():
         return {} if default is None else default

@@ -18,6 +18,26 @@ def load_tokenizer(folder: Path, model: EncoderModel) -> Any:
         SourceError: There is none that can be loaded.
         DeclarationError: It has no fast (``tokenizers``) version or no padding token.
     """
+    tokenizer = load_fast_tokenizer(folder, model.name)
+    if tokenizer.pad_token_id is None:
+        raise DeclarationError(
+            f"model {model.name!r}: the tokenizer in {folder} has no padding token. "
+            "Set pad_token in tokenizer_config.json to the one used in training."
+        )
+    return tokenizer
+
+
+def load_fast_tokenizer(folder: Path, model: str) -> Any:
+    """The transformers tokenizer in `folder`, with a ``tokenizers`` backend.
+
+    Args:
+        folder: A Hugging Face folder.
+        model: Name of the model, for messages.
+
+    Raises:
+        SourceError: There is none that can be loaded.
+        DeclarationError: It has no fast (``tokenizers``) version.
+    """
     transformers = require("transformers")
     try:
         with quiet():
@@ -25,16 +45,11 @@ def load_tokenizer(folder: Path, model: EncoderModel) -> Any:
                 folder, use_fast=True, trust_remote_code=False, local_files_only=True
             )
     except (OSError, ValueError, TypeError, ImportError) as exc:
-        raise SourceError(f"model {model.name!r}: transformers cannot load the tokenizer in {folder}: {exc}") from exc
+        raise SourceError(f"model {model!r}: transformers cannot load the tokenizer in {folder}: {exc}") from exc
     if not tokenizer.is_fast:
         raise DeclarationError(
-            f"model {model.name!r}: {type(tokenizer).__name__} has no tokenizer.json form, so it cannot be served "
+            f"model {model!r}: {type(tokenizer).__name__} has no tokenizer.json form, so it cannot be served "
             "without transformers. Use a model with a fast tokenizer."
-        )
-    if tokenizer.pad_token_id is None:
-        raise DeclarationError(
-            f"model {model.name!r}: the tokenizer in {folder} has no padding token. "
-            "Set pad_token in tokenizer_config.json to the one used in training."
         )
     return tokenizer
 

@@ -79,9 +79,7 @@ def test_a_graph_with_a_planted_fault_is_refused(bert_folder, declare, model, tm
         )
     else:
         build = labels.build_graph
-        monkeypatch.setattr(
-            labels, "build_graph", lambda model, *rest: build(replace(model, normalize=False), *rest)
-        )
+        monkeypatch.setattr(labels, "build_graph", lambda model, *rest: build(replace(model, normalize=False), *rest))
     store = ArtifactStore([tmp_path / "store"])
     with pytest.raises(ParityError, match="Nothing was stored"):
         export_labels(model(random_head()), store, declare(bert_folder))

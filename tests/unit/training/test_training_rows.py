@@ -68,7 +68,9 @@ def test_no_group_is_in_two_parts_and_a_large_one_is_only_trained_on():
     assert sum(split.sizes().values()) == len(groups)
     assert split.left_out.size == 0
     again = split_rows(groups, validation=0.1, test=0.2, seed=3)
-    assert all(np.array_equal(left, right) for left, right in zip(vars(split).values(), vars(again).values(), strict=True))
+    assert all(
+        np.array_equal(left, right) for left, right in zip(vars(split).values(), vars(again).values(), strict=True)
+    )
 
 
 def test_rows_held_out_are_the_test_and_their_near_duplicates_are_nowhere():

@@ -1,0 +1,415 @@
+"""The fused graph of a causal model: one ``GroupQueryAttention`` per layer in the place of the exported attention.
+
+The graph that Optimum writes concatenates the cache with the new keys and values, repeats them for every query head
+and multiplies with a mask: a longer cache in new memory each step, and all rows at one position. ONNX Runtime's
+``com.microsoft.GroupQueryAttention`` appends in place, and each row has its own length. What is around it, rotary
+embeddings included, stays as it was exported. The graph then has
+
+inputs
+    ``input_ids`` (n, S) int64; rows of different length are padded on the right, and only without a past;
+    ``position_ids`` (n, S) int64;
+    ``seqlens_k`` (n) int32: tokens of each row after this step, less one;
+    ``total_sequence_length`` () int32: tokens of the longest row after this step;
+    ``logit_positions`` (m) int64: which of the (n * S) positions are wanted;
+    ``past_key_values.{layer}.key`` and ``.value`` (n, kv_heads, capacity, head_dim) float32;
+outputs
+    ``logits`` (m, vocabulary) float32;
+    ``present.{layer}.key`` and ``.value``: bound to the memory of the past, they are the past with the new tokens.
+
+ONNX Runtime refuses more than one row with a past and more than one new token.
+
+Attention is found by its wiring, not by names. Whether what was found is what was meant, the comparison with PyTorch
+decides (`llmrec_plugin.export.generation_parity`).
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from llmrec_plugin.export.toolchain import require
+
+LOGITS = "logits"
+PAST, PRESENT = "past_key_values.", "present."
+SEQLENS, TOTAL, LOGIT_POSITIONS = "seqlens_k", "total_sequence_length", "logit_positions"
+
+_FUSED = "fused/"
+_SWAP_HEADS = [0, 2, 1, 3]
+"""Between (n, heads, S, head_dim) and (n, S, heads, head_dim)."""
+_RESHAPING = ("Transpose", "Reshape", "Expand", "Unsqueeze", "Identity")
+
+
+class NotFusedError(Exception):
+    """The graph has no attention of the kind that can be replaced; the text says what is other."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Attention:
+    """The attention of a layer, by the names of its values.
+
+    Attributes:
+        query: (n, heads, S, head_dim), before scaling.
+        key: Of the new tokens, (n, kv_heads, S, head_dim).
+        value: Likewise.
+        output: (n, heads, S, head_dim).
+        factors: Scalars whose product scales the scores.
+        divisors: Scalars by which the scores are divided.
+    """
+
+    query: str
+    key: str
+    value: str
+    output: str
+    factors: tuple[str, ...]
+    divisors: tuple[str, ...]
+
+
+def fuse_attention(plain: Path, heads: int, windows: Sequence[int | None]) -> Any:
+    """The fused form of the causal graph at `plain`, as an ONNX model in memory.
+
+    Args:
+        plain: Optimum's graph, with past key values; its folder gets one more small file.
+        heads: Query heads of each layer.
+        windows: For each layer how many of the last tokens it sees, the token itself included; None: all.
+
+    Raises:
+        NotFusedError: The graph is not wired as expected.
+    """
+    model = require("onnx").load(plain)
+    graph = _Graph(model.graph)
+    inputs = {item.name for item in model.graph.input}
+    if not {"input_ids", "attention_mask", "position_ids"} <= inputs or f"{PAST}0.key" not in inputs:
+        raise NotFusedError(f"its inputs are {', '.join(sorted(inputs))}")
+    if any(item.type == item.GRAPH for node in model.graph.node for item in node.attribute):
+        raise NotFusedError("it has branches")
+    found = [_find_attention(graph, layer) for layer in range(len(windows))]
+    scales = _scales(plain, graph, found)
+    for layer, (attention, window) in enumerate(zip(found, windows, strict=True)):
+        _replace(graph, layer, attention, heads=heads, scale=scales[layer], window=window)
+    _select_logits(graph)
+    graph.prune([item.name for item in model.graph.output])
+    _declare_inputs(model.graph, graph)
+    if "com.microsoft" not in {item.domain for item in model.opset_import}:
+        model.opset_import.append(require("onnx").helper.make_opsetid("com.microsoft", 1))
+    return model
+
+
+class _Graph:
+    """A graph with its wiring, which follows what is changed through it."""
+
+    def __init__(self, graph: Any) -> None:
+        self._onnx = require("onnx")
+        self.proto = graph
+        self.nodes = list(graph.node)
+        self.initializers = {item.name: item for item in graph.initializer}
+        self.producers = {name: node for node in graph.node for name in node.output if name}
+        self.consumers: dict[str, list[Any]] = defaultdict(list)
+        for node in graph.node:
+            for name in node.input:
+                self.consumers[name].append(node)
+
+    def producer(self, name: str, *operators: str) -> Any | None:
+        """The node that makes `name`, if it is one of `operators`; copies are looked through."""
+        node = self.producers.get(name)
+        while node is not None and node.op_type == "Identity":
+            node = self.producers.get(node.input[0])
+        return node if node is not None and node.op_type in operators else None
+
+    def constant(self, name: str) -> np.ndarray | None:
+        """The value of a constant."""
+        if name in self.initializers:
+            return np.asarray(self._onnx.numpy_helper.to_array(self.initializers[name]))
+        node = self.producer(name, "Constant")
+        values = [item.t for item in node.attribute if item.name == "value"] if node is not None else []
+        return np.asarray(self._onnx.numpy_helper.to_array(values[0])) if values else None
+
+    def is_scalar(self, name: str) -> bool:
+        """Whether `name` is a number that depends on no data: constants of one element, and shapes."""
+        if name in self.initializers:
+            return int(np.prod(self.initializers[name].dims)) == 1
+        node = self.producers.get(name)
+        if node is None or node.op_type == "Shape":
+            return node is not None
+        if node.op_type == "Constant":
+            value = self.constant(name)
+            return value is not None and value.size == 1
+        return all(self.is_scalar(item) for item in node.input if item)
+
+    def unscaled(self, node: Any) -> tuple[str, str] | None:
+        """What a ``Mul`` or ``Div`` scales, and the scalar by which it does."""
+        left, right = node.input
+        if self.is_scalar(right):
+            return left, right
+        return (right, left) if node.op_type == "Mul" and self.is_scalar(left) else None
+
+    def add(self, before: Any, operator: str, inputs: Sequence[str], outputs: Sequence[str], **attributes: Any) -> None:
+        """Inserts a node before another."""
+        node = self._onnx.helper.make_node(operator, list(inputs), list(outputs), name=outputs[0], **attributes)
+        self.nodes.insert(next(row for row, item in enumerate(self.nodes) if item is before), node)
+
+    def ints(self, name: str, *values: int) -> str:
+        if name not in self.initializers:
+            constant = self._onnx.numpy_helper.from_array(np.array(values, np.int64), name)
+            self.proto.initializer.append(constant)
+            self.initializers[name] = constant
+        return name
+
+    def rename_output(self, name: str, new: str) -> None:
+        """Gives the output `name` of a node another name, leaving its readers with the old one."""
+        node = self.producers[name]
+        node.output[list(node.output).index(name)] = new
+
+    def prune(self, outputs: Sequence[str]) -> None:
+        """Writes the nodes back, without nodes and constants that do not lead to `outputs`."""
+        needed, kept = set(outputs), []
+        for node in reversed(self.nodes):
+            if needed.intersection(node.output):
+                kept.append(node)
+                needed.update(node.input)
+        kept.reverse()
+        constants = [item for item in self.proto.initializer if item.name in needed]
+        del self.proto.node[:], self.proto.initializer[:]
+        self.proto.node.extend(kept)
+        self.proto.initializer.extend(constants)
+
+
+def _find_attention(graph: _Graph, layer: int) -> _Attention:
+    """The attention of `layer`: softmax(query keys' + mask) values, over the cache with the new tokens."""
+    keys, key = _appended(graph, layer, "key")
+    values, value = _appended(graph, layer, "value")
+    products = [
+        node for node in graph.nodes
+        if node.op_type == "MatMul" and _reaches(graph, node.input[1], values) is not None
+    ]  # fmt: skip
+    if len(products) != 1:
+        raise NotFusedError(f"layer {layer} multiplies its values {len(products)} times")
+    name = products[0].input[0]
+    while (node := graph.producer(name, "Where", "Cast", "Dropout")) is not None:
+        name = node.input[2 if node.op_type == "Where" else 0]
+    softmax = graph.producer(name, "Softmax")
+    if softmax is None:
+        raise NotFusedError(f"layer {layer} multiplies its values by something other than a softmax")
+    path = _to_scores(graph, softmax.input[0], keys)
+    if path is None:
+        raise NotFusedError(f"layer {layer} has other scores than products of queries and keys plus a mask")
+    scores, factors, divisors = path
+    query = scores.input[0]
+    while (node := graph.producer(query, "Mul", "Div")) is not None and (parts := graph.unscaled(node)):
+        query = parts[0]
+        (factors if node.op_type == "Mul" else divisors).append(parts[1])
+    factors += _reaches(graph, scores.input[1], keys) or []
+    return _Attention(
+        query=query, key=key, value=value, output=products[0].output[0],
+        factors=tuple(factors), divisors=tuple(divisors),
+    )  # fmt: skip
+
+
+def _appended(graph: _Graph, layer: int, kind: str) -> tuple[str, str]:
+    """Name of the cache with the new tokens, and of the new tokens' part."""
+    node = graph.producer(f"{PRESENT}{layer}.{kind}", "Concat")
+    if node is None or len(node.input) != 2 or node.input[0] != f"{PAST}{layer}.{kind}":
+        raise NotFusedError(f"layer {layer} does not append to its {kind} cache")
+    return node.output[0], node.input[1]
+
+
+def _reaches(graph: _Graph, name: str, source: str) -> list[str] | None:
+    """The scalars between `source` and `name` if only those and changes of shape are between them, else None."""
+    factors = []
+    while name != source:
+        node = graph.producers.get(name)
+        if node is None:
+            return None
+        if node.op_type in _RESHAPING:
+            name = node.input[0]
+        elif node.op_type == "Mul" and (parts := graph.unscaled(node)):
+            name = parts[0]
+            factors.append(parts[1])
+        else:
+            return None
+    return factors
+
+
+def _to_scores(graph: _Graph, name: str, keys: str) -> tuple[Any, list[str], list[str]] | None:
+    """The product with the keys below `name`, and the scalars by which it is multiplied and divided on the way."""
+    node = graph.producer(name, "MatMul", "Add", "Where", "Mul", "Div", "Cast")
+    if node is None:
+        return None
+    if node.op_type == "MatMul":
+        return (node, [], []) if _reaches(graph, node.input[1], keys) is not None else None
+    if node.op_type in ("Mul", "Div"):
+        parts = graph.unscaled(node)
+        path = _to_scores(graph, parts[0], keys) if parts else None
+        if parts and path:
+            path[1 if node.op_type == "Mul" else 2].append(parts[1])
+        return path
+    operands = {"Add": node.input, "Where": node.input[1:], "Cast": node.input}[node.op_type]
+    paths = [path for operand in operands if (path := _to_scores(graph, operand, keys))]
+    return paths[0] if len(paths) == 1 else None
+
+
+def _scales(plain: Path, graph: _Graph, found: Sequence[_Attention]) -> list[float]:
+    """The number by which each layer's scores are scaled.
+
+    Where it is not a constant, e.g. made from the shape of the query, the graph itself is asked for it.
+    """
+    names = {name for attention in found for name in (*attention.factors, *attention.divisors)}
+    known = {name: value for name in names if (value := graph.constant(name)) is not None}
+    computed = sorted(names - set(known))
+    known |= _run_for(plain, graph.proto, computed) if computed else {}
+    scales = []
+    for attention in found:
+        factors = [float(known[name].reshape(())) for name in attention.factors]
+        divisors = [float(known[name].reshape(())) for name in attention.divisors]
+        scales.append(float(np.prod(factors) / np.prod(divisors)))
+    return scales
+
+
+def _run_for(plain: Path, graph: Any, names: Sequence[str]) -> dict[str, np.ndarray]:
+    """The values `names` of the graph at `plain`, read while it runs one token."""
+    onnx = require("onnx")
+    model = onnx.load(plain, load_external_data=False)
+    model.graph.output.extend(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in names)
+    probe = plain.with_name("probe.onnx")  # beside the weights, if those have a file of their own
+    onnx.save(model, probe)
+    options = require("onnxruntime").SessionOptions()
+    options.log_severity_level = 3
+    session = require("onnxruntime").InferenceSession(str(probe), options, providers=["CPUExecutionProvider"])
+    feeds = {name: np.full((1, 1), name == "attention_mask", np.int64) for name in _token_inputs(graph)}
+    feeds |= {item.name: np.zeros(empty_cache(item), np.float32) for item in graph.input if item.name.startswith(PAST)}
+    return dict(zip(names, session.run(list(names), feeds), strict=True))
+
+
+def _token_inputs(graph: Any) -> list[str]:
+    return [item.name for item in graph.input if not item.name.startswith(PAST)]
+
+
+def empty_cache(item: Any, rows: int = 1, capacity: int = 0) -> tuple[int, int, int, int]:
+    """The shape of a cache input, (rows, kv_heads, capacity, head_dim), from its ONNX description."""
+    _, heads, _, size = (dim.dim_value for dim in item.type.tensor_type.shape.dim)
+    return rows, heads, capacity, size
+
+
+def _replace(
+    graph: _Graph, layer: int, attention: _Attention, *, heads: int, scale: float, window: int | None
+) -> None:
+    """Puts a GroupQueryAttention in the place of `attention`."""
+    cache = next(item for item in graph.proto.input if item.name == f"{PAST}{layer}.key")
+    _, kv_heads, _, head_dim = empty_cache(cache)
+    if not kv_heads or not head_dim:
+        raise NotFusedError(f"layer {layer} leaves the shape of its cache open")
+    # A copy may stand between the concatenation and the graph's output.
+    for kind in ("key", "value"):
+        graph.rename_output(f"{PRESENT}{layer}.{kind}", f"{_FUSED}{layer}/unused_{kind}")
+    product = graph.producers[attention.output]
+    inputs = []
+    for kind, name in (("query", attention.query), ("key", attention.key), ("value", attention.value)):
+        prefix = f"{_FUSED}{layer}/{kind}"
+        swapped = graph.producer(name, "Transpose")
+        if swapped is not None and _perm(swapped) == _SWAP_HEADS:
+            name = swapped.input[0]
+        else:
+            graph.add(product, "Transpose", [name], [f"{prefix}_swapped"], perm=_SWAP_HEADS)
+            name = f"{prefix}_swapped"
+        graph.add(product, "Reshape", [name, graph.ints(f"{_FUSED}flat", 0, 0, -1)], [f"{prefix}_flat"])
+        inputs.append(f"{prefix}_flat")
+    outputs = [f"{_FUSED}{layer}/attention", f"{PRESENT}{layer}.key", f"{PRESENT}{layer}.value"]
+    local = {} if window is None else {"local_window_size": window}
+    graph.add(
+        product,
+        "GroupQueryAttention",
+        [*inputs, f"{PAST}{layer}.key", f"{PAST}{layer}.value", SEQLENS, TOTAL],
+        outputs,
+        domain="com.microsoft",
+        num_heads=heads,
+        kv_num_heads=kv_heads,
+        scale=scale,
+        do_rotary=0,
+        **local,
+    )
+    apart = graph.ints(f"{_FUSED}heads_{head_dim}", 0, 0, heads, head_dim)
+    readers = graph.consumers[attention.output]
+    if len(readers) == 1 and readers[0].op_type == "Transpose" and _perm(readers[0]) == _SWAP_HEADS:
+        graph.add(product, "Reshape", [outputs[0], apart], [f"{_FUSED}{layer}/apart"])
+        swapped_back = readers[0].output[0]
+        readers[0].output[0] = f"{_FUSED}{layer}/unused_output"
+        product.output[0] = f"{_FUSED}{layer}/unused_product"
+        for reader in graph.consumers[swapped_back]:
+            _reconnect(reader, swapped_back, f"{_FUSED}{layer}/apart")
+    else:
+        graph.add(product, "Reshape", [outputs[0], apart], [f"{_FUSED}{layer}/apart"])
+        product.output[0] = f"{_FUSED}{layer}/unused_product"
+        graph.add(product, "Transpose", [f"{_FUSED}{layer}/apart"], [attention.output], perm=_SWAP_HEADS)
+
+
+def _perm(node: Any) -> list[int]:
+    return next((list(item.ints) for item in node.attribute if item.name == "perm"), [])
+
+
+def _reconnect(node: Any, old: str, new: str) -> None:
+    for position, name in enumerate(node.input):
+        if name == old:
+            node.input[position] = new
+
+
+def _select_logits(graph: _Graph) -> None:
+    """Lets the product with the vocabulary run on the wanted positions only."""
+    name = LOGITS
+    while (node := graph.producer(name, "Cast", "Mul", "Div", "Tanh", "Add", "MatMul")) is not None:
+        if node.op_type == "MatMul":
+            break
+        # The other operand, if there is one, is a constant: a bias, a scale.
+        name = next((item for item in node.input if graph.constant(item) is None), "")
+    if node is None:
+        raise NotFusedError("its logits are no product of a hidden state with the vocabulary")
+    weights = graph.producer(node.input[1], "Transpose")
+    table = graph.initializers.get(weights.input[0] if weights is not None else node.input[1])
+    if table is None:
+        raise NotFusedError("its logits are no product of a hidden state with the vocabulary")
+    size = table.dims[1] if weights is not None else table.dims[0]
+    rows, wanted = f"{_FUSED}hidden", f"{_FUSED}wanted"
+    graph.add(node, "Reshape", [node.input[0], graph.ints(f"{_FUSED}rows", -1, int(size))], [rows])
+    graph.add(node, "Gather", [rows, LOGIT_POSITIONS], [wanted], axis=0)
+    if weights is None:
+        node.input[0] = wanted
+        return
+    # Two dimensions allow a product with the table of the token embeddings as it is, without a transposed copy.
+    output = node.output[0]
+    node.output[0] = f"{_FUSED}unused_logits"
+    graph.add(node, "Gemm", [wanted, table.name], [output], transB=1)
+
+
+def _declare_inputs(graph: Any, wiring: _Graph) -> None:
+    """Replaces the mask by lengths, and names the dimensions.
+
+    Raises:
+        NotFusedError: Something other than attention reads the mask or the cache.
+    """
+    onnx = require("onnx")
+    readers: Mapping[str, list[Any]] = defaultdict(list)
+    for node in graph.node:
+        for name in node.input:
+            readers[name].append(node)
+    caches = [item for item in graph.input if item.name.startswith(PAST)]
+    if readers["attention_mask"] or any(len(readers[item.name]) != 1 for item in caches):
+        raise NotFusedError("something other than its attention reads the mask or the cache")
+    info, ints = onnx.helper.make_tensor_value_info, onnx.TensorProto
+    kept = [
+        info("input_ids", ints.INT64, ["rows", "tokens"]),
+        info("position_ids", ints.INT64, ["rows", "tokens"]),
+        info(SEQLENS, ints.INT32, ["rows"]),
+        info(TOTAL, ints.INT32, []),
+        info(LOGIT_POSITIONS, ints.INT64, ["logits"]),
+    ]
+    shapes = {item.name: ["rows", empty_cache(item)[1], "capacity", empty_cache(item)[3]] for item in caches}
+    vocabulary = next(item for item in graph.output if item.name == LOGITS).type.tensor_type.shape.dim[-1].dim_value
+    del graph.input[:], graph.output[:], graph.value_info[:]
+    graph.input.extend([*kept, *(info(name, ints.FLOAT, shape) for name, shape in shapes.items())])
+    graph.output.append(info(LOGITS, ints.FLOAT, ["logits", vocabulary or "vocabulary"]))
+    graph.output.extend(
+        info(name.replace(PAST, PRESENT), ints.FLOAT, shape) for name, shape in shapes.items()
+    )
