@@ -1,4 +1,6 @@
-"""The command line: ``llmrec plugins | features | models | export | train | calibrate | plan | doctor | rollout | cache``.
+"""The command line.
+
+    llmrec plugins | features | models | export | train | calibrate | plan | doctor | rollout | cache
 
 Errors of this package end with one line and exit code 1; wrong usage with exit code 2.
 """

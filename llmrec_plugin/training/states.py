@@ -49,7 +49,13 @@ class StateStore:
 
 
 def encode_states(
-    network: Any, texts: Sequence[np.ndarray], folder: Path, identity: str, *, progress: bool = True
+    network: Any,
+    texts: Sequence[np.ndarray],
+    folder: Path,
+    identity: str,
+    *,
+    bfloat16: bool = False,
+    progress: bool = True,
 ) -> StateStore:
     """The token vectors that the encoder of `network` gives, computed unless the folder holds them.
 
@@ -58,6 +64,7 @@ def encode_states(
         texts: Token ids of each text, special tokens included.
         folder: Where to keep them: two bytes per token and dimension.
         identity: Hash of the encoder and the texts; another one is computed anew.
+        bfloat16: Whether products are computed in bfloat16.
         progress: Whether to show a bar.
     """
     torch = require("torch")
@@ -73,8 +80,8 @@ def encode_states(
     encoder = network.model.encoder.eval()
     for part in tqdm(plan_batches(lengths, TOKEN_BUDGET), desc="encoding", disable=not progress):
         ids, mask = pad([list(texts[row]) for row in part], network.config.pad_token_id, "right")
-        with torch.inference_mode():
-            found = encoder(torch.from_numpy(ids), torch.from_numpy(mask)).last_hidden_state.numpy()
+        with torch.inference_mode(), torch.autocast("cpu", dtype=torch.bfloat16, enabled=bfloat16):
+            found = encoder(torch.from_numpy(ids), torch.from_numpy(mask)).last_hidden_state.float().numpy()
         for row, vectors in zip(part, found, strict=True):
             values[ends[row] - lengths[row] : ends[row]] = vectors[: lengths[row]]
     values.flush()

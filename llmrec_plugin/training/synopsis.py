@@ -117,8 +117,9 @@ def train_synopsis(
     sources = _token_ids(tokenizer, texts, size.source_tokens)
     answers = _token_ids(tokenizer, targets, size.target_tokens)
     learned = np.concatenate([split.train, split.validation, split.test])
-    identity = digest([source, size.source_tokens, _hash([sources[row] for row in learned])])
-    states = encode_states(network, [sources[row] for row in learned], output / "work", identity, progress=progress)
+    read = [sources[row] for row in learned]
+    identity = digest([source, size.source_tokens, bfloat16, _hash(read)])
+    states = encode_states(network, read, output / "work", identity, bfloat16=bfloat16, progress=progress)
     place = {int(row): index for index, row in enumerate(learned)}
 
     allowed = np.unique(np.concatenate([answers[row] for row in split.train]))
@@ -146,7 +147,7 @@ def train_synopsis(
         validate,
         plan,
         checkpoint=output / "work" / "decoder.pt",
-        identity=digest([identity, _hash([answers[row] for row in learned]), asdict(size), bfloat16]),
+        identity=digest([identity, _hash([answers[row] for row in learned]), asdict(size)]),
         progress=progress,
         report=report,
     )

@@ -18,7 +18,12 @@ def rows():
         noise = " ".join(choose.choices(("fast", "small", "new", "free", "good", "big"), k=4))
         text = f"{noise} {subject} number {number} of {kind} {choose.choice(('today', 'now'))}"
         found.append(
-            {"name": f"package{number}x", "description": text, "tags": [subject, kind], "synopsis": f"{subject} {kind}"}
+            {
+                "name": f"row{number}of-{subject}",
+                "description": text,
+                "tags": [subject, kind],
+                "synopsis": f"{subject} {kind}",
+            }
         )
     return found
 
