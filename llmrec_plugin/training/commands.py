@@ -26,6 +26,8 @@ def _common(epochs: int, patience: int, rate: float) -> Callable[[Command], Comm
         click.option("--text-column", default="description", show_default=True),
         click.option("--name-column", default="name", show_default=True, help="Names of one stem are near duplicates."),
         click.option("--held-out", type=path, help="Rows whose names are tested on and never trained on."),
+        click.option("--most-rows", type=click.IntRange(min=10), help="Training rows at most.  [default: all]"),
+        click.option("--evaluated", default=1_000, show_default=True, help="Test rows at most."),
         click.option("--epochs", default=epochs, show_default=True, type=click.IntRange(min=1)),
         click.option("--patience", default=patience, show_default=True, type=click.IntRange(min=1)),
         click.option("--learning-rate", default=rate, show_default=True, type=float),
@@ -79,6 +81,8 @@ def tags(encoder: str, labels_column: str, least_support: int, hidden: int, **op
         _plan(options),
         columns=TagColumns(text=options["text_column"], labels=labels_column, name=options["name_column"] or None),
         held_out=_held_out(options),
+        most_rows=options["most_rows"],
+        evaluated=options["evaluated"],
         least_support=least_support,
         hidden=hidden,
         progress=settings.progress,
@@ -94,23 +98,24 @@ def tags(encoder: str, labels_column: str, least_support: int, hidden: int, **op
 @click.option("--source-tokens", default=128, show_default=True, help="Longest text, special tokens included.")
 @click.option("--target-tokens", default=32, show_default=True, help="Longest target, special tokens included.")
 @click.option("--batch", default=64, show_default=True, help="Rows of a batch.")
-@click.option("--evaluated", default=1_000, show_default=True, help="Test rows to write for, at most.")
-@click.option("--bfloat16", is_flag=True, help="Compute products in bfloat16: faster where the processor has it.")
-def synopsis(encoder: str, target_column: str, evaluated: int, bfloat16: bool, **options: Any) -> None:
+def synopsis(encoder: str, target_column: str, **options: Any) -> None:
     """Trains the decoder of a seq2seq GeneratorModel on a BERT: a text in, a short text out.
 
-    Writes decoder.safetensors, base.json, quality.json and examples.json to --output.
+    Writes decoder.safetensors, base.json, quality.json and examples.json to --output. The encoder must be exported.
 
     \b
     llmrec train synopsis --data packages.jsonl.gz --output synopsis
     """
+    from llmrec_plugin.artifacts import ArtifactStore
     from llmrec_plugin.training.rows import read_rows
+    from llmrec_plugin.training.states import exported_encoder
     from llmrec_plugin.training.synopsis import Size, SynopsisColumns, train_synopsis
 
     settings = load_settings()
     model = load_catalogue(settings.disabled_plugins).model(encoder)
     if not isinstance(model, EncoderModel):
         raise DeclarationError(f"{encoder!r} is no EncoderModel.")
+    artifact = ArtifactStore(settings.artifact_folders).current(encoder)
     quality = train_synopsis(
         read_rows(options["data"]),
         model.source,
@@ -119,8 +124,9 @@ def synopsis(encoder: str, target_column: str, evaluated: int, bfloat16: bool, *
         columns=SynopsisColumns(text=options["text_column"], target=target_column, name=options["name_column"] or None),
         size=Size(**{name: options[name] for name in ("decoder_layers", "source_tokens", "target_tokens", "batch")}),
         held_out=_held_out(options),
-        evaluated=evaluated,
-        bfloat16=bfloat16,
+        most_rows=options["most_rows"],
+        evaluated=options["evaluated"],
+        encoder=exported_encoder(artifact, options["output"] / "work", settings.threads),
         progress=settings.progress,
         report=click.echo,
     )

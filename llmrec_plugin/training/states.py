@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,10 +10,16 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from llmrec_plugin.artifacts import GRAPH, Artifact
+from llmrec_plugin.export.graph import TOKENS
 from llmrec_plugin.export.toolchain import require
-from llmrec_plugin.pipeline.batching import pad, plan_batches
+from llmrec_plugin.pipeline.batching import graph_inputs, pad, plan_batches
+from llmrec_plugin.runtime.session import open_session
 
-TOKEN_BUDGET = 4_096
+TOKEN_BUDGET = 512
+
+Run = Callable[[np.ndarray, np.ndarray], np.ndarray]
+"""From token ids and mask, (batch, length) int64 each, to token vectors, (batch, length, dims) float32."""
 
 
 @dataclass(frozen=True)
@@ -49,25 +55,18 @@ class StateStore:
 
 
 def encode_states(
-    network: Any,
-    texts: Sequence[np.ndarray],
-    folder: Path,
-    identity: str,
-    *,
-    bfloat16: bool = False,
-    progress: bool = True,
+    run: Run, dims: int, texts: Sequence[np.ndarray], folder: Path, identity: str, *, progress: bool = True
 ) -> StateStore:
-    """The token vectors that the encoder of `network` gives, computed unless the folder holds them.
+    """The token vectors of `texts`, computed unless the folder holds them.
 
     Args:
-        network: A BART.
+        run: The encoder.
+        dims: Length of its vectors.
         texts: Token ids of each text, special tokens included.
         folder: Where to keep them: two bytes per token and dimension.
         identity: Hash of the encoder and the texts; another one is computed anew.
-        bfloat16: Whether products are computed in bfloat16.
         progress: Whether to show a bar.
     """
-    torch = require("torch")
     folder.mkdir(parents=True, exist_ok=True)
     lengths = np.array([len(ids) for ids in texts], dtype=np.int64)
     ends = np.cumsum(lengths)
@@ -75,15 +74,46 @@ def encode_states(
     if done.is_file() and done.read_text() == identity:
         return StateStore(np.load(path, mmap_mode="r"), ends)
     done.unlink(missing_ok=True)
-    shape = (int(ends[-1]), network.config.d_model)
+    shape = (int(ends[-1]), dims)
     values = np.lib.format.open_memmap(path, mode="w+", dtype=np.float16, shape=shape)
-    encoder = network.model.encoder.eval()
     for part in tqdm(plan_batches(lengths, TOKEN_BUDGET), desc="encoding", disable=not progress):
-        ids, mask = pad([list(texts[row]) for row in part], network.config.pad_token_id, "right")
-        with torch.inference_mode(), torch.autocast("cpu", dtype=torch.bfloat16, enabled=bfloat16):
-            found = encoder(torch.from_numpy(ids), torch.from_numpy(mask)).last_hidden_state.float().numpy()
-        for row, vectors in zip(part, found, strict=True):
+        ids, mask = pad([texts[row].tolist() for row in part], 0, "right")
+        for row, vectors in zip(part, run(ids, mask), strict=True):
             values[ends[row] - lengths[row] : ends[row]] = vectors[: lengths[row]]
     values.flush()
     done.write_text(identity)
     return StateStore(np.load(path, mmap_mode="r"), ends)
+
+
+def exported_encoder(artifact: Artifact, folder: Path, threads: int) -> Run:
+    """The token vectors of an exported encoder, in ONNX Runtime on the CPU.
+
+    Args:
+        artifact: The encoder; its graph ends with a pooling, so what goes into that becomes an output of a copy.
+        folder: Where to put the copy.
+        threads: Threads that work on a batch.
+    """
+    onnx = require("onnx")
+    artifact.verify()
+    graph = onnx.load(artifact.path(GRAPH))
+    graph.graph.output.append(onnx.helper.make_tensor_value_info(TOKENS, onnx.TensorProto.FLOAT, ["n", "length", "d"]))
+    folder.mkdir(parents=True, exist_ok=True)
+    onnx.save(graph, folder / GRAPH)
+    session = open_session(folder / GRAPH, device="cpu", threads=threads)
+
+    def run(ids: np.ndarray, mask: np.ndarray) -> np.ndarray:
+        return np.asarray(session.run([TOKENS], graph_inputs(artifact.manifest.inputs, ids, mask))[0])
+
+    return run
+
+
+def pytorch_encoder(network: Any) -> Run:
+    """The token vectors of a BART's encoder, in PyTorch."""
+    torch = require("torch")
+    encoder = network.model.encoder.eval()
+
+    def run(ids: np.ndarray, mask: np.ndarray) -> np.ndarray:
+        with torch.inference_mode():
+            return np.asarray(encoder(torch.from_numpy(ids), torch.from_numpy(mask)).last_hidden_state.numpy())
+
+    return run

@@ -23,9 +23,9 @@ from llmrec_plugin.export.toolchain import require
 from llmrec_plugin.pipeline.batching import pad, plan_batches
 from llmrec_plugin.specs import digest
 from llmrec_plugin.training.loop import Plan, fit
-from llmrec_plugin.training.rows import first_sentence, group_rows, split_rows, texts_of
+from llmrec_plugin.training.rows import first_sentence, group_rows, limited, split_rows, texts_of
 from llmrec_plugin.training.scores import nearest, rouge_l
-from llmrec_plugin.training.states import encode_states
+from llmrec_plugin.training.states import Run, encode_states, pytorch_encoder
 from llmrec_plugin.training.tags import NEAR, QUALITY_FILE
 
 LABEL_SMOOTHING = 0.1
@@ -71,8 +71,9 @@ def train_synopsis(
     columns: SynopsisColumns = SynopsisColumns(),
     size: Size = Size(),
     held_out: frozenset[str] = frozenset(),
-    evaluated: int = 1_000,
-    bfloat16: bool = False,
+    most_rows: int | None = None,
+    evaluated: int | None = 1_000,
+    encoder: Run | None = None,
     progress: bool = True,
     report: Callable[[str], None] = _log.info,
 ) -> dict[str, Any]:
@@ -87,8 +88,9 @@ def train_synopsis(
         columns: Names of the columns.
         size: Sizes of the model and of a batch.
         held_out: Names of rows to test on; empty: a tenth of all groups.
-        evaluated: Test rows to write for at most, drawn.
-        bfloat16: Whether products are computed in bfloat16; faster on processors that have it.
+        most_rows: Training rows at most; None: all.
+        evaluated: Test rows to write for at most, drawn; None: all.
+        encoder: Gives the token vectors of the BERT; None: PyTorch.
         progress: Whether to show bars.
         report: Called with one line of progress at a time.
 
@@ -108,7 +110,9 @@ def train_synopsis(
     texts, targets = [texts[row] for row in kept], [targets[row] for row in kept]
     names = [names[row] for row in kept] if names else None
     wanted = np.array([name in held_out for name in names]) if names and held_out else None
-    split = split_rows(group_rows(texts, names), held_out=wanted, seed=plan.seed)
+    groups = group_rows(texts, names)
+    split = split_rows(groups, held_out=wanted, seed=plan.seed)
+    split = limited(split, groups, train=most_rows, test=evaluated, seed=plan.seed)
     report(f"rows: {split.sizes()}")
 
     network = as_bart(find_folder(source), decoder_layers=size.decoder_layers)
@@ -116,10 +120,14 @@ def train_synopsis(
     tokenizer.no_padding()
     sources = _token_ids(tokenizer, texts, size.source_tokens)
     answers = _token_ids(tokenizer, targets, size.target_tokens)
+    measured = np.random.default_rng(plan.seed).permutation(split.test)
     learned = np.concatenate([split.train, split.validation, split.test])
     read = [sources[row] for row in learned]
-    identity = digest([source, size.source_tokens, bfloat16, _hash(read)])
-    states = encode_states(network, read, output / "work", identity, bfloat16=bfloat16, progress=progress)
+    identity = digest([source, size.source_tokens, _hash(read)])
+    dims = network.config.d_model
+    states = encode_states(
+        encoder or pytorch_encoder(network), dims, read, output / "work", identity, progress=progress
+    )
     place = {int(row): index for index, row in enumerate(learned)}
 
     allowed = np.unique(np.concatenate([answers[row] for row in split.train]))
@@ -133,8 +141,7 @@ def train_synopsis(
         return _batches(split.train, [len(sources[row]) for row in split.train], size.batch, seed)
 
     def loss(rows: np.ndarray, smoothing: float = LABEL_SMOOTHING) -> Any:
-        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=bfloat16):
-            return writer(states.batch([place[int(row)] for row in rows]), [answers[row] for row in rows], smoothing)
+        return writer(states.batch([place[int(row)] for row in rows]), [answers[row] for row in rows], smoothing)
 
     def validate() -> float:
         parts = _batches(split.validation, [len(sources[row]) for row in split.validation], size.batch, None)
@@ -154,7 +161,6 @@ def train_synopsis(
     writer.store_bias()
     write_graft(network, allowed, output, source)
 
-    measured = np.random.default_rng(plan.seed).permutation(split.test)[:evaluated]
     report(f"writing for {len(measured)} test rows")
     wrote = _write_all(output, [sources[row] for row in measured], tokenizer, size, progress=progress)
     vectors = states.pooled()
@@ -172,14 +178,12 @@ def train_synopsis(
         "rows": split.sizes(),
         "size": asdict(size),
         "plan": asdict(plan),
-        "bfloat16": bfloat16,
         "tokens": len(allowed),
         "epochs": [asdict(epoch) for epoch in history],
-        "evaluated": len(measured),
         "test": {name: score_texts(truth, given) for name, given in wrote.items()},
         "near_training_text": float((cosines >= NEAR).mean()),
     }
-    stated = {key: quality[key] for key in ("rows", "evaluated", "test")}
+    stated = {key: quality[key] for key in ("rows", "test")}
     write_graft(network, allowed, output, source, stated)
     quality["sha256"] = sha256_file(output / DECODER)
     (output / QUALITY_FILE).write_text(json.dumps(quality, indent=2) + "\n", encoding="utf-8")
@@ -245,7 +249,7 @@ class _Writer:
         real = torch.from_numpy(mask[:, 1:] == 1)
         expected = torch.from_numpy(self._position[ids[:, 1:]])[real]
         logits = torch.nn.functional.linear(hidden[real], self._embeddings, self.module.bias)
-        return torch.nn.functional.cross_entropy(logits.float(), expected, label_smoothing=smoothing)
+        return torch.nn.functional.cross_entropy(logits, expected, label_smoothing=smoothing)
 
     def store_bias(self) -> None:
         """Puts the trained biases into the network."""

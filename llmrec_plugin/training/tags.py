@@ -18,7 +18,7 @@ from llmrec_plugin.export.heads import Head, read_head, write_head
 from llmrec_plugin.export.toolchain import require
 from llmrec_plugin.specs import digest
 from llmrec_plugin.training.loop import Plan, fit
-from llmrec_plugin.training.rows import Split, count_labels, group_rows, split_rows, texts_of
+from llmrec_plugin.training.rows import Split, count_labels, group_rows, limited, split_rows, texts_of
 from llmrec_plugin.training.scores import best_thresholds, f1_scores, nearest
 
 HEAD_FILE = "head.safetensors"
@@ -53,6 +53,8 @@ def train_tags(
     *,
     columns: TagColumns = TagColumns(),
     held_out: frozenset[str] = frozenset(),
+    most_rows: int | None = None,
+    evaluated: int | None = None,
     least_support: int = 20,
     hidden: int = 0,
     batch: int = 256,
@@ -68,6 +70,8 @@ def train_tags(
         plan: How long and how fast to learn.
         columns: Names of the columns.
         held_out: Names of rows to test on; empty: a tenth of all groups.
+        most_rows: Training rows at most; None: all.
+        evaluated: Test rows at most; None: all.
         least_support: Training rows that a label must have to be learned.
         hidden: Width of a layer with ReLU before the linear one; 0: none.
         batch: Rows of a batch.
@@ -89,6 +93,7 @@ def train_tags(
         raise InputError(f"No row has both a text in {columns.text!r} and labels in {columns.labels!r}.")
     wanted = np.array([name in held_out for name in names]) if names and held_out else None
     split = _labelled(split_rows(groups, held_out=wanted, seed=plan.seed), kept)
+    split = limited(split, groups, train=most_rows, test=evaluated, seed=plan.seed)
     counts = count_labels(labels[row] for row in split.train)
     vocabulary = sorted(label for label, count in counts.items() if count >= least_support)
     if not vocabulary:

@@ -7,7 +7,16 @@ import numpy as np
 import pytest
 
 from llmrec_plugin.errors import InputError
-from llmrec_plugin.training.rows import LARGE_GROUP, first_sentence, group_rows, read_rows, split_rows, stem, texts_of
+from llmrec_plugin.training.rows import (
+    LARGE_GROUP,
+    first_sentence,
+    group_rows,
+    limited,
+    read_rows,
+    split_rows,
+    stem,
+    texts_of,
+)
 
 
 def test_a_folder_is_read_file_by_file_compressed_or_not(tmp_path):
@@ -50,7 +59,7 @@ def test_different_packages_have_different_stems():
 def test_near_duplicates_of_near_duplicates_are_one_group():
     sentence = "This library reads and writes files of a rare kind."
     texts = [sentence, f"{sentence} These are the headers.", "Something else entirely.", "Short. One.", "Short. Two."]
-    groups = group_rows(texts, ["libx-dev", "y", "liby3", "a", "b"])
+    groups = group_rows(texts, ["libfoo-dev", "bar", "libbar3", "a", "b"])
     assert groups[0] == groups[1] == groups[2]  # by the sentence, then by the stem
     assert len({groups[0], groups[3], groups[4]}) == 3  # a short first sentence says nothing
     assert first_sentence("Version 1.2 is here. Really.") == "Version 1.2 is here."
@@ -81,6 +90,20 @@ def test_rows_held_out_are_the_test_and_their_near_duplicates_are_nowhere():
     assert split.test.tolist() == list(range(0, 20, 2))
     assert split.left_out.tolist() == list(range(1, 20, 2))
     assert not {*split.train, *split.validation} & set(range(20))
+
+
+def test_a_smaller_split_takes_one_of_each_group_first():
+    groups = np.repeat(np.arange(100), np.arange(100) % 5 + 1)
+    split = split_rows(groups, seed=1)
+    trained = len(set(groups[split.train].tolist()))
+    some = limited(split, groups, train=trained, test=7)
+    assert len(set(groups[some.train].tolist())) == len(some.train) == trained
+    assert len(some.validation) == min(len(split.validation), trained // 10)
+    assert len(some.test) == 7
+    assert set(some.train) <= set(split.train)
+    assert set(some.test) <= set(split.test)
+    whole = limited(split, groups, train=None, test=None)
+    assert whole.sizes() == split.sizes()
 
 
 def test_too_few_rows_are_refused():
