@@ -13,6 +13,7 @@ from llmrec_plugin.manager import load_catalogue
 from llmrec_plugin.settings import load_settings
 from llmrec_plugin.specs import EncoderModel
 
+_SIZES = ("decoder_layers", "source_tokens", "target_tokens", "batch", "least_count")
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
@@ -97,6 +98,7 @@ def tags(encoder: str, labels_column: str, least_support: int, hidden: int, **op
 @click.option("--decoder-layers", default=2, show_default=True, type=click.IntRange(min=1))
 @click.option("--source-tokens", default=128, show_default=True, help="Longest text, special tokens included.")
 @click.option("--target-tokens", default=32, show_default=True, help="Longest target, special tokens included.")
+@click.option("--least-count", default=1, show_default=True, help="Targets a token must be in to be written.")
 @click.option("--batch", default=64, show_default=True, help="Rows of a batch.")
 def synopsis(encoder: str, target_column: str, **options: Any) -> None:
     """Trains the decoder of a seq2seq GeneratorModel on a BERT: a text in, a short text out.
@@ -122,7 +124,7 @@ def synopsis(encoder: str, target_column: str, **options: Any) -> None:
         options["output"],
         _plan(options),
         columns=SynopsisColumns(text=options["text_column"], target=target_column, name=options["name_column"] or None),
-        size=Size(**{name: options[name] for name in ("decoder_layers", "source_tokens", "target_tokens", "batch")}),
+        size=Size(**{name: options[name] for name in _SIZES}),
         held_out=_held_out(options),
         most_rows=options["most_rows"],
         evaluated=options["evaluated"],

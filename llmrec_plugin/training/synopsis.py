@@ -54,12 +54,14 @@ class Size:
         source_tokens: The text is cut to so many tokens, special tokens included.
         target_tokens: The target is cut to so many, special tokens included.
         batch: Rows of a batch.
+        least_count: Training targets in which a token must be so that it may be written; fewer tokens are faster.
     """
 
     decoder_layers: int = 2
     source_tokens: int = 128
     target_tokens: int = 32
     batch: int = 64
+    least_count: int = 1
 
 
 def train_synopsis(
@@ -130,7 +132,7 @@ def train_synopsis(
     )
     place = {int(row): index for index, row in enumerate(learned)}
 
-    allowed = np.unique(np.concatenate([answers[row] for row in split.train]))
+    allowed = _allowed([answers[row] for row in split.train], size.least_count, network.config.vocab_size)
     allowed = allowed[allowed != tokenizer.get_vocab().get("[UNK]", -1)]
     writer = _Writer(network, allowed, answers, split.train)
     report(
@@ -261,6 +263,12 @@ class _Writer:
 def _token_ids(tokenizer: Any, texts: Sequence[str], most: int) -> list[np.ndarray]:
     tokenizer.enable_truncation(most)
     return [np.array(encoding.ids, dtype=np.int64) for encoding in tokenizer.encode_batch_fast(list(texts))]
+
+
+def _allowed(answers: Sequence[np.ndarray], least_count: int, vocab_size: int) -> np.ndarray:
+    """The tokens that are in at least so many answers, increasing int64."""
+    counts = np.bincount(np.concatenate([np.unique(answer) for answer in answers]), minlength=vocab_size)
+    return np.flatnonzero(counts >= least_count)
 
 
 def _hash(sequences: Sequence[np.ndarray]) -> str:
