@@ -34,6 +34,7 @@ from llmrec_plugin.export.generation_parity import (
 )
 from llmrec_plugin.export.generator_graphs import build_generator, write_fused
 from llmrec_plugin.export.generator_reference import GeneratorReference, check_task, windows
+from llmrec_plugin.export.grafting import complete, is_graft, read_base
 from llmrec_plugin.export.greedy import FusedDecoder, InTwoPieces, PlainDecoder, Prompt, Seq2SeqDecoder, Written
 from llmrec_plugin.export.parity import parity_texts
 from llmrec_plugin.export.sources import find_folder, weights_sha256
@@ -69,7 +70,15 @@ def export_generator(
         MissingExtraError: A package of the ``export`` extra is not installed.
     """
     report(f"{model.name}: looking for {model.source}")
-    folder = find_folder(model.source)
+    found = find_folder(model.source)
+    quality = read_base(found).quality if is_graft(found) else {}
+    with tempfile.TemporaryDirectory(prefix="llmrec-") as temporary:
+        return _export(model, complete(found, Path(temporary, "model")), store, quality, report)
+
+
+def _export(
+    model: GeneratorModel, folder: Path, store: ArtifactStore, quality: dict[str, Any], report: Callable[[str], None]
+) -> GeneratorArtifact:
     check_task(model, folder)
     tokenizer = load_fast_tokenizer(folder, model.name)
     chat = chat_template(tokenizer, model.name) if model.chat else None
@@ -136,6 +145,7 @@ def export_generator(
             files={path.name: sha256_file(path) for path in sorted(finished.iterdir())},
             versions=versions(),
             parity=record.to_dict(),
+            quality=quality,
         )
         (finished / MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
         artifact = store.add(finished)
