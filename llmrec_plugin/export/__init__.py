@@ -7,6 +7,7 @@ this package needs them: serving runs on onnxruntime, tokenizers and numpy.
 """
 
 from llmrec_plugin.errors import SourceError
+from llmrec_plugin.export.endpoint import export_endpoint
 from llmrec_plugin.export.exporter import export_model
 from llmrec_plugin.export.generators import export_generator
 from llmrec_plugin.export.labels import export_labels
@@ -21,6 +22,7 @@ __all__ = [
     "QualityRecord",
     "SourceError",
     "Texts",
+    "export_endpoint",
     "export_generator",
     "export_labels",
     "export_model",
