@@ -88,7 +88,7 @@ def export_generator(
         graphs = build_generator(model, folder, scratch, plain)
 
         report(f"{model.name}: writing with PyTorch")
-        sliding = windows(reference.config) if model.task == "causal" else []
+        sliding = windows(reference.config, graphs.layers) if model.task == "causal" else []
         as_prompt = partial(
             _as_prompt, require("tokenizers").Tokenizer.from_file(str(finished / TOKENIZER)), special, chat
         )
@@ -104,7 +104,7 @@ def export_generator(
             record = compare_generator(model, prompts, expected, decoder, special.eos_token_ids)
             _move(plain, finished)
         else:
-            heads = reference.config.num_attention_heads
+            heads = getattr(reference.config, "num_attention_heads", 0)
             attention, record = _fused_or_plain(
                 model, plain, finished, prompts, expected, special, heads=heads, sliding=sliding, report=report
             )

@@ -132,7 +132,7 @@ def test_weights_in_a_file_of_their_own_belong_to_the_artifact(generator_folder,
     ],
 )
 def test_windows_come_from_the_configuration(config, expected):
-    assert windows(SimpleNamespace(num_hidden_layers=2, **config)) == expected
+    assert windows(SimpleNamespace(**config), 2) == expected
 
 
 def test_a_wrong_scale_keeps_the_plain_graph_and_says_so(generator_folder, store, monkeypatch):
