@@ -253,7 +253,7 @@ def _as_head(network: Any, vocabulary: Sequence[str], vectors: np.ndarray, truth
     linear = [layer for layer in network if hasattr(layer, "weight")]
     halves = [[_half(layer.weight), _half(layer.bias)] for layer in linear]
     weight, bias = halves[-1]
-    hidden = {"hidden_weight": halves[0][0], "hidden_bias": halves[0][1]} if len(halves) > 1 else {}
+    hidden: dict[str, Any] = {"hidden_weight": halves[0][0], "hidden_bias": halves[0][1]} if len(halves) > 1 else {}
     head = Head(labels=tuple(vocabulary), thresholds=np.zeros(len(vocabulary)), weight=weight, bias=bias, **hidden)
     thresholds = best_thresholds(truth, _sigmoid(head.logits(vectors)))
     return Head(**{**vars(head), "thresholds": thresholds.astype(np.float16).astype(np.float32)})
