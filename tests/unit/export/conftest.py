@@ -110,11 +110,11 @@ def generator_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str]
 
 @pytest.fixture(scope="session")
 def few_tokens() -> Iterator[None]:
-    """Generators are compared on fewer tokens, which takes a third of the time."""
+    """Generators are compared on fewer tokens, which takes half the time."""
     from llmrec_plugin.export import generation_parity
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(generation_parity, "NEW_TOKENS", 8)
+        patch.setattr(generation_parity, "NEW_TOKENS", 5)
         yield
 
 
