@@ -194,6 +194,13 @@ def equality(work: str, ours: Any, theirs: Any) -> dict[str, Any]:
     return {"equal_rows": sum(a == b for a, b in zip(ours, theirs, strict=True)), "rows": len(ours)}
 
 
+def write(result: dict[str, Any], output: Path | None) -> None:
+    """The result as JSON and as a page."""
+    if output is not None:
+        output.with_suffix(".json").write_text(json.dumps(result, indent=1) + "\n")
+        output.with_suffix(".md").write_text(report(result))
+
+
 def measure(options: argparse.Namespace) -> dict[str, Any]:
     folder = options.work.absolute()
     weights = folder / "weights"
@@ -240,7 +247,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     for name in options.works:
         result["works"][name] = measure_work(engines, name, works[name], options)
         print(json.dumps({name: summary(result["works"][name])}), file=sys.stderr, flush=True)
-    result["conditions"]["load_after"] = os.getloadavg()
+        write(result, options.output)  # what is measured is kept, whatever happens to the next
     for engine in engines.values():
         engine.close()
     return result
@@ -367,10 +374,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, help="path of the result without its ending")
     options = parser.parse_args()
     result = measure(options)
-    if options.output:
-        options.output.with_suffix(".json").write_text(json.dumps(result, indent=1) + "\n")
-        options.output.with_suffix(".md").write_text(report(result))
-    else:
+    if not options.output:
         print(report(result))
 
 

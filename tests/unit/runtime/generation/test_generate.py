@@ -12,7 +12,7 @@ from llmrec_plugin.runtime.generation import session as module
 from llmrec_plugin.runtime.generation.session import FusedEngine, open_generator
 from llmrec_plugin.specs import Choice, Decoding, ShortText, Tags
 
-MODELS = ("llama", "llama-plain", "gpt2", "t5")
+MODELS = ("llama", "llama-plain", "t5")
 FUSED = "llama"
 WORDS = ("web", "server", "database", "a fast parser", "red and blue", "images, sounds", "Übung 4", "graph", "x" * 30)
 
