@@ -1,4 +1,6 @@
-"""The command line: ``llmrec plugins | features | models | export | calibrate | plan | doctor | rollout | cache``.
+"""The command line.
+
+    llmrec plugins | features | models | export | train | calibrate | plan | doctor | rollout | cache
 
 Errors of this package end with one line and exit code 1; wrong usage with exit code 2.
 """
@@ -33,6 +35,7 @@ from llmrec_plugin.specs import (
     SimilarityFeature,
     to_spec,
 )
+from llmrec_plugin.training.commands import train
 
 _as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 
@@ -179,6 +182,9 @@ def export(model: str, name: str | None, texts: Path | None, **overrides: Any) -
     click.secho(
         f"{artifact.manifest.model}: exported, parity and quality passed, current is now {artifact.id[:16]}", fg="green"
     )
+
+
+main.add_command(train)
 
 
 @main.command()
@@ -416,24 +422,25 @@ def _store() -> ArtifactStore:
 
 
 def _source(model: Model) -> str:
-    return model.head if isinstance(model, LabelModel) else model.source
+    return f"{model.encoder} + {model.head}" if isinstance(model, LabelModel) else model.source
 
 
 def _export(model: Model, texts: Path | None) -> AnyArtifact:
-    from llmrec_plugin.export import export_generator, export_model, read_texts  # torch and optimum come in here
+    from llmrec_plugin import export  # torch and optimum come in here
 
     if isinstance(model, EncoderModel):
-        measured = read_texts(texts) if texts else None
-        return export_model(model, _store(), texts=measured, report=click.echo)
+        measured = export.read_texts(texts) if texts else None
+        return export.export_model(model, _store(), texts=measured, report=click.echo)
     if texts:
         raise DeclarationError(f"model {model.name!r} is no encoder, so there is nothing to measure on --texts.")
     if isinstance(model, GeneratorModel) and model.source.startswith("endpoint:"):
-        from llmrec_plugin.export.endpoint import export_endpoint
-
-        return export_endpoint(model, _store())
+        return export.export_endpoint(model, _store())
     if isinstance(model, GeneratorModel):
-        return export_generator(model, _store(), report=click.echo)
-    raise DeclarationError(f"model {model.name!r} scores labels, which cannot be exported yet.")
+        return export.export_generator(model, _store(), report=click.echo)
+    encoder = _catalogue().model(model.encoder)
+    if not isinstance(encoder, EncoderModel):
+        raise DeclarationError(f"model {model.name!r}: {model.encoder!r} is no EncoderModel.")
+    return export.export_labels(model, _store(), encoder, report=click.echo)
 
 
 def _resolve(text: str, name: str | None, overrides: dict[str, Any]) -> Model:

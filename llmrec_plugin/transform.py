@@ -103,20 +103,24 @@ class Transform:
     def transform_frame(self, frame: pd.DataFrame, mode: Mode = "batch") -> pd.DataFrame:
         """Key and timestamp columns of `frame` and the values, row by row; no model is loaded for no rows.
 
-        Rows without a key are left out, since no store can hold them. A frame that was transformed already comes
-        back as it is.
+        Rows without a key are left out, since no store can hold them; so are rows to which an engine gave no answer,
+        so that what is stored of them stays. A frame that was transformed already comes back as it is.
+
+        Raises:
+            EngineError: Training rows got no answer: a model would learn from the gaps.
         """
         if self.is_transformed(frame.columns):
             return frame
         frame = frame[self._have_key(frame[self.keep[0]].notna().to_numpy())]
         feature = self._bound_column.feature
-        values, statuses = self._values_of({name: frame[name].tolist() for name in self.columns}, len(frame), mode)
+        columns = {name: frame[name].tolist() for name in self.columns}
+        values, statuses, answered = self._values_of(columns, len(frame), mode)
         result = frame[self.keep].reset_index(drop=True)
         for name, column in plain_columns(feature, values).items():
             result[name] = [list(value) if isinstance(value, tuple) else value for value in column]
         if feature.status:
             result[feature.status_name] = statuses
-        return result
+        return result if answered.all() else result[answered].reset_index(drop=True)
 
     def transform_batch(self, batch: pa.RecordBatch, mode: Mode = "batch") -> pa.RecordBatch:
         """The same for an arrow batch."""
@@ -127,9 +131,11 @@ class Transform:
         batch = batch.filter(pa.array(self._have_key(batch.column(self.keep[0]).is_valid().to_numpy(False))))
         feature = self._bound_column.feature
         columns = {name: batch.column(name).to_pylist() for name in self.columns}
-        outputs = output_arrays(feature, *self._values_of(columns, batch.num_rows, mode))
+        values, statuses, answered = self._values_of(columns, batch.num_rows, mode)
+        outputs = output_arrays(feature, values, statuses)
         schema = pa.schema([*(batch.schema.field(name) for name in self.keep), *output_fields(feature)])
-        return pa.record_batch([*(batch.column(name) for name in self.keep), *outputs], schema=schema)
+        result = pa.record_batch([*(batch.column(name) for name in self.keep), *outputs], schema=schema)
+        return result if answered.all() else result.filter(pa.array(answered))
 
     def _have_key(self, present: np.ndarray) -> np.ndarray:
         if not present.all():
@@ -163,12 +169,19 @@ class Transform:
         assert not isinstance(self.bound, BoundSimilarity)
         return self.bound
 
-    def _values_of(self, columns: Columns, rows: int, mode: Mode) -> tuple[list[Value], list[str]]:
-        """Values and statuses of the rows."""
+    def _values_of(self, columns: Columns, rows: int, mode: Mode) -> tuple[list[Value], list[str], np.ndarray]:
+        """Values and statuses of the rows, and (rows,) bool: whether they were answered."""
+        answered = np.ones(rows, dtype=bool)
         if not rows:
-            return [], []
+            return [], [], answered
         computed = _compute(self._bound_column, columns, mode)
-        return list(computed.values), list(computed.statuses)
+        if computed.unanswered:
+            summary = computed.unanswered_summary(self._bound_column.feature.name)
+            if mode == "historical":
+                raise EngineError(f"{summary}. Read again later; what was answered is kept.")
+            logger.warning("%s. They are left out; materialize the same window again.", summary)
+            answered[list(computed.unanswered)] = False
+        return list(computed.values), list(computed.statuses), answered
 
     def transform_columns(self, columns: Columns) -> dict[str, list[Any]]:
         """The output columns; vectors as tuples, which Feast converts twice as fast as lists, or as bytes."""

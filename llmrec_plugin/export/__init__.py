@@ -7,8 +7,10 @@ this package needs them: serving runs on onnxruntime, tokenizers and numpy.
 """
 
 from llmrec_plugin.errors import SourceError
+from llmrec_plugin.export.endpoint import export_endpoint
 from llmrec_plugin.export.exporter import export_model
 from llmrec_plugin.export.generators import export_generator
+from llmrec_plugin.export.labels import export_labels
 from llmrec_plugin.export.parity import ParityRecord
 from llmrec_plugin.export.quality import QualityRecord
 from llmrec_plugin.export.recipes import load_recipe
@@ -20,7 +22,9 @@ __all__ = [
     "QualityRecord",
     "SourceError",
     "Texts",
+    "export_endpoint",
     "export_generator",
+    "export_labels",
     "export_model",
     "load_recipe",
     "read_generator",

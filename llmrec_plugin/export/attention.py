@@ -33,6 +33,7 @@ from typing import Any
 import numpy as np
 
 from llmrec_plugin.export.toolchain import require
+from llmrec_plugin.runtime.session import open_session
 
 LOGITS = "logits"
 PAST, PRESENT = "past_key_values.", "present."
@@ -73,7 +74,7 @@ def fuse_attention(plain: Path, heads: int, windows: Sequence[int | None]) -> An
     """The fused form of the causal graph at `plain`, as an ONNX model in memory.
 
     Args:
-        plain: Optimum's graph, with past key values; its folder gets one more small file.
+        plain: Optimum's graph, with past key values; its folder gets one more small file while this runs.
         heads: Query heads of each layer.
         windows: For each layer how many of the last tokens it sees, the token itself included; None: all.
 
@@ -276,9 +277,8 @@ def _run_for(plain: Path, graph: Any, names: Sequence[str]) -> dict[str, np.ndar
     model.graph.output.extend(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in names)
     probe = plain.with_name("probe.onnx")  # beside the weights, if those have a file of their own
     onnx.save(model, probe)
-    options = require("onnxruntime").SessionOptions()
-    options.log_severity_level = 3
-    session = require("onnxruntime").InferenceSession(str(probe), options, providers=["CPUExecutionProvider"])
+    session = open_session(probe, device="cpu")
+    probe.unlink()
     feeds = {name: np.full((1, 1), name == "attention_mask", np.int64) for name in _token_inputs(graph)}
     feeds |= {item.name: np.zeros(empty_cache(item), np.float32) for item in graph.input if item.name.startswith(PAST)}
     return dict(zip(names, session.run(list(names), feeds), strict=True))

@@ -24,6 +24,7 @@ from llmrec_plugin.artifacts import (
     GeneratorManifest,
     sha256_file,
 )
+from llmrec_plugin.errors import ParityError
 from llmrec_plugin.export.chat import chat_template
 from llmrec_plugin.export.generation_parity import (
     GenerationRecord,
@@ -34,7 +35,16 @@ from llmrec_plugin.export.generation_parity import (
 )
 from llmrec_plugin.export.generator_graphs import build_generator, write_fused
 from llmrec_plugin.export.generator_reference import GeneratorReference, check_task, windows
-from llmrec_plugin.export.greedy import FusedDecoder, InTwoPieces, PlainDecoder, Prompt, Seq2SeqDecoder, Written
+from llmrec_plugin.export.grafting import complete, is_graft, read_base
+from llmrec_plugin.export.greedy import (
+    Decoder,
+    FusedDecoder,
+    InTwoPieces,
+    PlainDecoder,
+    Prompt,
+    Seq2SeqDecoder,
+    Written,
+)
 from llmrec_plugin.export.parity import parity_texts
 from llmrec_plugin.export.sources import find_folder, weights_sha256
 from llmrec_plugin.export.special_tokens import SpecialTokens, special_tokens
@@ -69,7 +79,15 @@ def export_generator(
         MissingExtraError: A package of the ``export`` extra is not installed.
     """
     report(f"{model.name}: looking for {model.source}")
-    folder = find_folder(model.source)
+    found = find_folder(model.source)
+    quality = read_base(found).quality if is_graft(found) else {}
+    with tempfile.TemporaryDirectory(prefix="llmrec-") as temporary:
+        return _export(model, complete(found, Path(temporary, "model")), store, quality, report)
+
+
+def _export(
+    model: GeneratorModel, folder: Path, store: ArtifactStore, quality: dict[str, Any], report: Callable[[str], None]
+) -> GeneratorArtifact:
     check_task(model, folder)
     tokenizer = load_fast_tokenizer(folder, model.name)
     chat = chat_template(tokenizer, model.name) if model.chat else None
@@ -88,7 +106,7 @@ def export_generator(
         graphs = build_generator(model, folder, scratch, plain)
 
         report(f"{model.name}: writing with PyTorch")
-        sliding = windows(reference.config) if model.task == "causal" else []
+        sliding = windows(reference.config, graphs.layers) if model.task == "causal" else []
         as_prompt = partial(
             _as_prompt, require("tokenizers").Tokenizer.from_file(str(finished / TOKENIZER)), special, chat
         )
@@ -101,10 +119,10 @@ def export_generator(
         if model.task == "seq2seq":
             start = special.decoder_start_token_id
             decoder = Seq2SeqDecoder(plain, special.pad_token_id, special.pad_token_id if start is None else start)
-            record = compare_generator(model, prompts, expected, decoder, special.eos_token_ids)
+            record = _compare(model, prompts, expected, decoder, special.eos_token_ids)
             _move(plain, finished)
         else:
-            heads = reference.config.num_attention_heads
+            heads = getattr(reference.config, "num_attention_heads", 0)
             attention, record = _fused_or_plain(
                 model, plain, finished, prompts, expected, special, heads=heads, sliding=sliding, report=report
             )
@@ -136,6 +154,7 @@ def export_generator(
             files={path.name: sha256_file(path) for path in sorted(finished.iterdir())},
             versions=versions(),
             parity=record.to_dict(),
+            quality=quality,
         )
         (finished / MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
         artifact = store.add(finished)
@@ -173,11 +192,20 @@ def _fused_or_plain(
     except Exception as exc:  # whatever is wrong with it, the plain graph computes the same
         _log.debug("%s: fused attention failed", model.name, exc_info=exc)
         report(f"{model.name}: the graph stays plain, its attention cannot be fused: {exc}")
-        record = compare_generator(model, prompts, expected, PlainDecoder(plain, pad), ends)
+        record = _compare(model, prompts, expected, PlainDecoder(plain, pad), ends)
         _move(plain, target)
         return "plain", record
     _move(fused, target)
     return "fused", record
+
+
+def _compare(
+    model: GeneratorModel, prompts: Sequence[Prompt], expected: Sequence[Written], decoder: Decoder, ends: Sequence[int]
+) -> GenerationRecord:
+    try:
+        return compare_generator(model, prompts, expected, decoder, ends)
+    except ParityError as exc:
+        raise ParityError(f"{exc} This export is wrong. Nothing was stored.") from exc
 
 
 def _move(source: Path, target: Path) -> None:

@@ -62,6 +62,22 @@ def find_folder(source: str) -> Path:
     return folder
 
 
+def find_file(source: str) -> Path:
+    """The local file that a ``package:`` or ``path:`` source names.
+
+    Raises:
+        SourceError: There is no such file.
+    """
+    kind, _, place = as_source(source).partition(":")
+    if kind == "hub":
+        raise SourceError(f"{source}: expected a file, 'package:<module>/<file>' or 'path:<file>'.")
+    outer, _, name = place.rpartition("/")
+    folder = _in_package(outer) if kind == "package" else Path(outer or ".").expanduser()
+    if not (folder / name).is_file():
+        raise SourceError(f"{source}: {folder / name} does not exist.")
+    return folder / name
+
+
 def weights_sha256(folder: Path) -> str:
     """The SHA-256 of the weights: of the file itself, or over the hashes of all shards."""
     hashes = {path.name: sha256_file(path) for path in sorted(folder.glob("model*.safetensors"))}
@@ -107,6 +123,8 @@ def _from_hub(place: str) -> Path:
 
 
 def _check_weights(folder: Path, source: str) -> None:
+    if (folder / "base.json").is_file():  # a decoder alone, see llmrec_plugin.export.grafting
+        return
     if not (folder / "config.json").is_file():
         raise SourceError(f"{source}: {folder} holds no config.json, so it is no Hugging Face model folder.")
     if (folder / "adapter_config.json").is_file():

@@ -224,11 +224,8 @@ class TrainingSource(FileSource):
 def _check_answered(bound: BoundColumn, computed: Computed) -> None:
     """A table with gaps would count as up to date, and a model would learn from them."""
     if computed.unanswered:
-        reason = next(iter(computed.unanswered.values()))
-        raise EngineError(
-            f"Feature {bound.feature.name!r}: {len(computed.unanswered)} of {len(computed.values)} rows got no answer "
-            f"from the model, first: {reason}. Read again later; what was answered is kept."
-        )
+        summary = computed.unanswered_summary(bound.feature.name)
+        raise EngineError(f"{summary}. Read again later; what was answered is kept.")
 
 
 def project_name(folder: Path) -> str | None:

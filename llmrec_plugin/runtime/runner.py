@@ -63,6 +63,14 @@ class Computed(NamedTuple):
     invalid: dict[int, str]
     unanswered: Mapping[int, str] = MappingProxyType({})
 
+    def unanswered_summary(self, name: str) -> str:
+        """How many rows got no answer and why the first did not, for messages."""
+        reason = next(iter(self.unanswered.values()))
+        return (
+            f"Feature {name!r}: {len(self.unanswered)} of {len(self.values)} rows got no answer from the model, "
+            f"first: {reason}"
+        )
+
 
 class Runner:
     """Computes features in this process; loads each model once, when it is first needed.

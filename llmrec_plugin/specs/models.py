@@ -141,8 +141,9 @@ class LabelModel:
         encoder: Name of the registered `EncoderModel` whose pooled vector the head reads.
         head: Where the head is: ``package:<module>/<file>`` or ``path:<file>``, a safetensors file with ``weight``
             (labels, dims), ``bias`` (labels) and ``thresholds`` (labels), float16 or float32, and the labels as a JSON
-            list under ``labels`` in its metadata. A label is given where its probability, the logistic function of its
-            logit, is at least its threshold.
+            list under ``labels`` in its metadata. With ``hidden_weight`` (hidden, dims) and ``hidden_bias`` (hidden) a
+            layer with ReLU comes first, and ``weight`` is (labels, hidden). A label is given where its probability, the
+            logistic function of its logit, is at least its threshold.
     """
 
     name: str

@@ -9,10 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from integration.host import HERE, Repo
+from chat_endpoint import ChatEndpoint
+from endpoint import serving
+from integration.host import HERE, Repo, StepError
 from tiny import WORDS, export_tiny
 
+from llmrec_plugin import GeneratorModel
 from llmrec_plugin.artifacts import ArtifactStore
+from llmrec_plugin.export import export_endpoint
 
 pytestmark = pytest.mark.feast
 
@@ -199,3 +203,58 @@ def test_a_second_run_writes_nothing(writers: Repo) -> None:
     writers.feast("materialize", "2025-01-01", "2027-01-01", LLMREC_CACHE=str(cache))
     again = {run.feature: run.computed for run in writers.runs(cache)[before:]}
     assert {name: again[name] for name in NAMES} == dict.fromkeys(NAMES, 0)
+
+
+BEHIND = """
+from llmrec_plugin import Prompt, ShortText, Slot, TokenFeature
+
+item_story = TokenFeature(
+    name="item_story", entity="item", model="ours", output=ShortText(), status=True,
+    prompt=Prompt(name="story", version=1, user="Tell of {{title}}", slots=(Slot(name="title"),)),
+)
+"""
+
+
+def _titles() -> ChatEndpoint:
+    endpoint = ChatEndpoint()
+    endpoint.write = lambda prompt: prompt.partition("<title>")[2].partition("</title>")[0]
+    return endpoint
+
+
+STORY = ["item_story:item_story", "item_story:item_story_status"]
+
+
+def test_an_endpoint_that_is_down_loses_nothing(new_repo: Callable[..., Repo]) -> None:
+    repo = new_repo("behind")
+    repo.export()
+    model = GeneratorModel(name="ours", source="endpoint:writer@1", task="causal", max_tokens=100, chat=True)
+    export_endpoint(model, ArtifactStore([repo.root / "home" / "artifacts"]))
+    repo.declare(extra=BEHIND)
+    with (repo.folder / "feature_store.yaml").open("a") as settings:
+        settings.write("batch_engine: {type: llmrec_plugin.feast.engine.LLMComputeEngine}\n")
+    rows = [{"item": f"i{n}", "title": f"red {word}", "at": START} for n, word in enumerate(WORDS[:8])]
+    repo.write_items(rows[:6])
+    repo.feast("apply")
+    asked = [{"item": row["item"]} for row in rows]
+    with serving(_titles()) as server:
+        up = {"LLMREC_OPENAI_URL": server.url, "LLMREC_OPENAI_RETRIES": "0"}
+        repo.feast("materialize", "2025-01-01", "2026-02-01", **up)
+        answered = len(server.requests)
+    before = repo.online(STORY, asked)
+    assert before["item_story"][0] == "RED RED"
+    assert before["item_story_status"] == ["ok"] * 6 + [None] * 2
+
+    changed = [{**row, "title": f"blue {row['title']}", "at": START + datetime.timedelta(days=40)} for row in rows]
+    repo.write_items([*rows[:6], *changed])
+    down = {**up, "LLMREC_OPENAI_TIMEOUT": "1"}
+    with pytest.raises(StepError, match="8 of 8 rows got no answer from the model"):
+        repo.feast("materialize", "2026-02-01", "2026-06-01", **down)
+    after = repo.online(STORY, asked)
+    assert after["item_story"][:6] == before["item_story"][:6]  # better than nothing
+    assert after["item_story_status"][6:] == ["invalid"] * 2
+
+    with serving(_titles()) as server:
+        repo.feast("materialize", "2026-02-01", "2026-06-01", **{**up, "LLMREC_OPENAI_URL": server.url})
+        assert len(server.requests) == 8
+    assert answered == 6
+    assert repo.online(STORY, asked)["item_story_status"] == ["ok"] * 8

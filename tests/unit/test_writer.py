@@ -1,17 +1,21 @@
 """Rows -> what a model writes: statuses, cache, failures, deadlines; the engine is a stand-in."""
 
+import json
 import threading
 import time
 from collections import Counter
 
 import numpy as np
+import pandas as pd
+import pyarrow as pa
 import pytest
 from samples import labelled, written
 from tiny import WORDS, add_generator, export_tiny
 
+from llmrec_plugin import transform
 from llmrec_plugin.artifacts import ArtifactStore
-from llmrec_plugin.binding import BoundFeature, bind
-from llmrec_plugin.errors import ArtifactMismatchError, DeclarationError
+from llmrec_plugin.binding import BoundFeature, bind, to_values
+from llmrec_plugin.errors import ArtifactMismatchError, DeclarationError, EngineError
 from llmrec_plugin.generation import Completion
 from llmrec_plugin.pipeline.columns import Written
 from llmrec_plugin.runtime import writer as module
@@ -214,3 +218,18 @@ def test_a_choice_that_is_none_is_invalid_with_the_reason(runner):
     computed = compute(runner, written(output=Choice(options=("RED", "BLUE"))), ["red", "green"])
     assert plain(computed) == ["RED", None]
     assert "GREEN" in computed.invalid[1]
+
+
+def test_rows_without_an_answer_are_left_out_for_engines_of_others(runner, monkeypatch):
+    monkeypatch.setattr(transform, "runner_for", lambda _: runner)
+    bound = bind(written(status=True), runner.store)
+    payload = json.dumps({"bound": to_values(bound), "keep": ["item", "at"]})
+    view = transform.Transform("batch", "item_title_summary", payload)
+    frame = pd.DataFrame({"item": ["a", "b", "c"], "at": [1, 2, 3], "title": ["red", "down", "blue"]})
+    expected = {"item": ["a", "c"], "item_title_summary": ["RED", "BLUE"], "item_title_summary_status": ["ok", "ok"]}
+    result = view(frame)
+    assert {name: result[name].tolist() for name in expected} == expected
+    batch = view.transform_batch(pa.RecordBatch.from_pandas(frame))
+    assert batch.column("item_title_summary").to_pylist() == ["RED", "BLUE"]
+    with pytest.raises(EngineError, match="1 of 3 rows got no answer"):
+        view.transform_frame(frame, "historical")

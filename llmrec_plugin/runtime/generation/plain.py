@@ -130,7 +130,7 @@ class Seq2SeqBatch:
         self._manifest = manifest
 
     def start(self, prompts: Sequence[np.ndarray], beginning: Sequence[int] = ()) -> np.ndarray:
-        ids, mask = pad(list(prompts), self._manifest.pad_token_id, "right")
+        ids, mask = pad([prompt.tolist() for prompt in prompts], self._manifest.pad_token_id, "right")
         names = {item.name for item in self._encoder.get_inputs()}
         feeds = {"input_ids": ids, "attention_mask": mask}
         states = self._encoder.run(["last_hidden_state"], {name: feeds[name] for name in feeds if name in names})[0]

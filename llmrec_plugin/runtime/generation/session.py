@@ -7,6 +7,7 @@ import threading
 from collections import OrderedDict, deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -237,19 +238,12 @@ class FusedEngine:
         capacity = max(len(prompt.ids) for prompt in prompts) + decoding.max_new_tokens
         prefix = self._prefix(prompts)
         order = sorted(range(len(prompts)), key=lambda position: -len(prompts[position].ids))
+        waiting = deque(Entry(prompts[i].ids, partial(writing.begin, i, seeds[i], len(prompts[i].ids))) for i in order)
         if decoding.method == "beam":
-            pairs = deque(
-                (prompts[i].ids, lambda i=i: writing.begin(i, seeds[i], len(prompts[i].ids)))  # type: ignore[misc]
-                for i in order
-            )
             rows = len(prompts) * decoding.beams
-            self._run(rows, capacity, prefix, lambda slots: search(slots, pairs, writing, finished), decoding.beams)
-            return
-        waiting = deque(
-            Entry(prompts[i].ids, lambda i=i: writing.begin(i, seeds[i], len(prompts[i].ids)))  # type: ignore[misc]
-            for i in order
-        )
-        self._run(len(prompts), capacity, prefix, lambda slots: work(slots, waiting, writing.choose, finished))
+            self._run(rows, capacity, prefix, lambda slots: search(slots, waiting, writing, finished), decoding.beams)
+        else:
+            self._run(len(prompts), capacity, prefix, lambda slots: work(slots, waiting, writing.choose, finished))
 
     def score(self, prompts: Sequence[EncodedPrompt], answers: Sequence[Sequence[int]], scores: np.ndarray) -> None:
         """Fills in the log probability of each answer, (prompts, answers) float32."""
@@ -257,16 +251,10 @@ class FusedEngine:
         capacity = max(len(prompt.ids) for prompt in prompts) + max(map(len, answers))
         order = sorted(range(len(prompts)), key=lambda position: -len(prompts[position].ids))
         waiting = deque(
-            Entry(prompts[i].ids, lambda i=i: ScoredRow(i, len(prompts[i].ids), questions, scores[i]))  # type: ignore[misc]
-            for i in order
+            Entry(prompts[i].ids, partial(ScoredRow, i, len(prompts[i].ids), questions, scores[i])) for i in order
         )
-        run = self._run
-        run(
-            len(prompts),
-            capacity,
-            self._prefix(prompts),
-            lambda slots: work(slots, waiting, consume_scores, lambda row: None),
-        )
+        prefix = self._prefix(prompts)
+        self._run(len(prompts), capacity, prefix, lambda slots: work(slots, waiting, consume_scores, lambda row: None))
 
     def _run(
         self,
@@ -370,7 +358,8 @@ class PlainEngine:
         if not prompts:
             return []
         if self._manifest.task == "seq2seq":
-            batch: Batch = Seq2SeqBatch(*self._sessions, self._manifest)
+            encoder, decoder, decoder_with_past = self._sessions
+            batch: Batch = Seq2SeqBatch(encoder, decoder, decoder_with_past, self._manifest)
             return [(batch, [prompts[i] for i in rows], rows) for rows in plan([1] * len(prompts), 1)]
         shared = min(common_prefix(prompts), min(map(len, prompts)) - 1) if len(prompts) > 1 else 0
         prefix = None

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import Generic, Protocol, TypeVar
 
 import numpy as np
 
@@ -33,14 +33,19 @@ class Owner(Protocol):
         over: Whether it leaves.
     """
 
-    keep: int | None
     fresh: list[int]
+
+    @property
+    def keep(self) -> int | None: ...
 
     @property
     def over(self) -> bool: ...
 
 
-class Entry:
+OwnerT = TypeVar("OwnerT", bound=Owner)
+
+
+class Entry(Generic[OwnerT]):
     """A row that waits for a slot.
 
     Args:
@@ -50,7 +55,7 @@ class Entry:
 
     __slots__ = ("begin", "ids")
 
-    def __init__(self, ids: np.ndarray, begin: Callable[[], Owner]) -> None:
+    def __init__(self, ids: np.ndarray, begin: Callable[[], OwnerT]) -> None:
         self.ids = ids
         self.begin = begin
 
@@ -176,9 +181,9 @@ class Slots:
 
 def work(
     slots: Slots,
-    waiting: deque[Entry],
-    consume: Callable[[list[Owner], np.ndarray], None],
-    finished: Callable[[Owner], None],
+    waiting: deque[Entry[OwnerT]],
+    consume: Callable[[Sequence[OwnerT], np.ndarray], None],
+    finished: Callable[[OwnerT], None],
 ) -> None:
     """Runs rows until none waits and none is left; several threads may share what waits.
 
@@ -188,7 +193,7 @@ def work(
         consume: Given m occupants and their logits, (m, vocab) float32, sets what each reads next or that it is over.
         finished: Called with each occupant that is over.
     """
-    owners: list[Owner] = []
+    owners: list[OwnerT] = []
 
     def admit(slot: int | None = None) -> bool:
         """Puts the next row that is not over at once into a slot."""
@@ -239,7 +244,7 @@ def work(
 
 def search(
     slots: Slots,
-    waiting: deque[tuple[np.ndarray, Callable[[], Row]]],
+    waiting: deque[Entry[Row]],
     writing: Writing,
     finished: Callable[[Row], None],
 ) -> None:
@@ -251,14 +256,14 @@ def search(
     while True:
         while waiting and width * (len(groups) + 1) <= slots.count + slots.free:
             try:
-                ids, begin = waiting.popleft()
+                entry = waiting.popleft()
             except IndexError:
                 break
-            row = begin()
+            row = entry.begin()
             if row.over:
                 finished(row)
                 continue
-            ids = np.concatenate([ids, np.array(row.fresh, dtype=np.int64)])
+            ids = np.concatenate([entry.ids, np.array(row.fresh, dtype=np.int64)])
             slot = slots.enter(ids)
             group = _Group(row, [slot], len(ids))
             groups.append(group)

@@ -11,6 +11,7 @@ from llmrec_plugin.artifacts import GRAPH
 from llmrec_plugin.export.attention import LOGIT_POSITIONS, SEQLENS, TOTAL, NotFusedError, fuse_attention
 from llmrec_plugin.export.generator_graphs import build_generator, write_fused
 from llmrec_plugin.export.greedy import FusedDecoder, InTwoPieces, PlainDecoder
+from llmrec_plugin.runtime.session import open_session
 
 onnxruntime = pytest.importorskip("onnxruntime")
 CAUSAL = ("gpt2", "llama", "qwen3")
@@ -92,6 +93,27 @@ def test_a_prompt_is_continued_behind_a_prefix(graphs, architecture):
         expected = logits(PlainDecoder(plain, PAD), [row])
         actual = logits(InTwoPieces(FusedDecoder(fused, PAD, CAPACITY)), [row])
         np.testing.assert_allclose(actual, expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("architecture", CAUSAL)
+def test_logits_are_given_for_the_positions_asked_for(graphs, architecture):
+    """As scoring an answer of several tokens needs; here without sharing memory between past and present."""
+    plain, fused = graphs(architecture)
+    rows = np.array(prompts(9, 9))
+    mask, positions = np.ones_like(rows), np.tile(np.arange(9), (2, 1))
+    session = open_session(plain / GRAPH, device="cpu")
+    past = {item.name: item.shape for item in session.get_inputs() if item.name.startswith("past")}
+    empty = {name: np.zeros((2, shape[1], 0, shape[3]), np.float32) for name, shape in past.items()}
+    feeds = {"input_ids": rows, "attention_mask": mask, "position_ids": positions, **empty}
+    expected = session.run(["logits", "present.1.value"], feeds)
+    wanted = np.array([17, 0, 4, 4])  # flat, in any order
+    shared = {name: np.zeros((2, shape[1], 12, shape[3]), np.float32) for name, shape in past.items()}
+    feeds = {"input_ids": rows, "position_ids": positions, LOGIT_POSITIONS: wanted, **shared}
+    feeds |= {SEQLENS: np.full(2, 8, np.int32), TOTAL: np.array(9, np.int32)}
+    actual = open_session(fused / GRAPH, device="cpu").run(["logits", "present.1.value"], feeds)
+    np.testing.assert_allclose(actual[0], expected[0].reshape(18, -1)[wanted], atol=1e-4)
+    assert actual[1].shape[2] == 12
+    np.testing.assert_allclose(actual[1][:, :, :9], expected[1], atol=1e-4)
 
 
 def test_a_window_hides_what_is_farther_away(graphs):

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from llmrec_plugin.errors import ParityError
+from llmrec_plugin.export import generation_parity
 from llmrec_plugin.export.generation_parity import compare_generator, golden, parity_prompts
 from llmrec_plugin.export.greedy import write
 from llmrec_plugin.specs import GeneratorModel
@@ -26,6 +27,11 @@ class Scripted:
     def step(self, tokens):
         self.done += 1
         return self.logits[self.rows, self.done]
+
+
+@pytest.fixture(autouse=True)
+def _all_tokens(monkeypatch):
+    monkeypatch.setattr(generation_parity, "NEW_TOKENS", 24)  # other tests take fewer
 
 
 @pytest.fixture

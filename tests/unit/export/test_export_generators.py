@@ -132,15 +132,18 @@ def test_weights_in_a_file_of_their_own_belong_to_the_artifact(generator_folder,
     ],
 )
 def test_windows_come_from_the_configuration(config, expected):
-    assert windows(SimpleNamespace(num_hidden_layers=2, **config)) == expected
+    assert windows(SimpleNamespace(**config), 2) == expected
 
 
 def test_a_wrong_scale_keeps_the_plain_graph_and_says_so(generator_folder, store, monkeypatch):
-    monkeypatch.setattr(attention, "_scales", lambda *_: [0.5] * LAYERS)
+    right = attention._scales
+    monkeypatch.setattr(attention, "_scales", lambda *parts: [1.1 * scale for scale in right(*parts)])
     lines = []
-    artifact = export_generator(declare_generator(generator_folder("llama"), "llama"), store, report=lines.append)
+    artifact = export_generator(declare_generator(generator_folder("gpt2"), "gpt2"), store, report=lines.append)
     assert artifact.manifest.attention == "plain"
-    assert any("stays plain" in line and "PyTorch" in line for line in lines)
+    assert set(artifact.manifest.files) == {"golden.json", "model.onnx", "tokenizer.json"}
+    assert any("stays plain" in line and "(alone, after the prompt" in line for line in lines)
+    assert not any("stored" in line for line in lines)
     assert artifact.manifest.parity["pieces_max_abs_diff"] is None
     assert "attention_mask" in {item.name for item in onnx.load(artifact.path("model.onnx")).graph.input}
 
