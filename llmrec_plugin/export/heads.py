@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,6 @@ class Head:
         bias: (labels,) float32.
         hidden_weight: (hidden, dims) float32 of a layer with ReLU before the linear one, or None.
         hidden_bias: (hidden,) float32, or None.
-        quality: Measured quality, as JSON data.
     """
 
     labels: tuple[str, ...]
@@ -37,7 +36,6 @@ class Head:
     bias: np.ndarray
     hidden_weight: np.ndarray | None = None
     hidden_bias: np.ndarray | None = None
-    quality: dict[str, Any] = field(default_factory=dict)
 
     def logits(self, vectors: np.ndarray) -> np.ndarray:
         """The logits of (n, dims) float32, (n, labels) float32."""
@@ -80,8 +78,7 @@ def read_head(path: Path) -> Head:
         labels = json.loads(metadata["labels"])
         if not isinstance(labels, list) or not all(isinstance(label, str) and label for label in labels):
             raise ValueError("labels must be a JSON list of strings")
-        quality = json.loads(metadata.get("quality", "{}"))
-        return Head(labels=tuple(labels), quality=quality, **tensors)
+        return Head(labels=tuple(labels), **tensors)
     except (OSError, ValueError, KeyError, TypeError, safetensors.SafetensorError) as exc:
         raise SourceError(
             f"{path} is no head: {exc!r}. Expected a safetensors file with weight, bias, thresholds and, in its "
@@ -95,7 +92,7 @@ def write_head(head: Head, path: Path) -> None:
     if head.hidden_weight is not None and head.hidden_bias is not None:
         tensors |= {"hidden_weight": head.hidden_weight, "hidden_bias": head.hidden_bias}
     halves = {name: np.ascontiguousarray(values, dtype=np.float16) for name, values in tensors.items()}
-    metadata = {"labels": json.dumps(head.labels, ensure_ascii=False), "quality": json.dumps(head.quality)}
+    metadata = {"labels": json.dumps(head.labels, ensure_ascii=False)}  # one key: the order of several is not fixed
     require("safetensors.numpy", "safetensors").save_file(halves, path, metadata=metadata)
 
 

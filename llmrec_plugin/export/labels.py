@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -18,7 +19,7 @@ from llmrec_plugin.export.heads import Head, append_head, read_head
 from llmrec_plugin.export.parity import GOLDEN_COUNT, Run, compare, graph_runner, parity_texts
 from llmrec_plugin.export.reference import Reference
 from llmrec_plugin.export.sources import find_file, find_folder, weights_sha256
-from llmrec_plugin.export.statements import check_declaration, read_statements
+from llmrec_plugin.export.statements import check_declaration, read_json, read_statements
 from llmrec_plugin.export.tokenization import encode, load_tokenizer, save_tokenizer
 from llmrec_plugin.export.toolchain import require, versions
 from llmrec_plugin.specs import EncoderModel, LabelModel
@@ -115,13 +116,21 @@ def export_labels(
             thresholds=tuple(map(float, head.thresholds)),
             versions=versions(),
             parity=record.to_dict(),
-            quality=head.quality,
+            quality=_quality(head_file),
         )
         (finished / MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
         artifact = store.add(finished)
     assert isinstance(artifact, Artifact)
     report(f"{model.name}: artifact {artifact.id[:16]} in {artifact.folder}")
     return artifact
+
+
+def _quality(head_file: Path) -> dict[str, Any]:
+    """What ``quality.json`` beside the head says, if `llmrec train` wrote one for it."""
+    stated: dict[str, Any] = read_json(head_file.with_name("quality.json"))
+    if stated.get("sha256") != sha256_file(head_file):
+        return {}
+    return {name: stated[name] for name in ("rows", "test", "baselines") if name in stated}
 
 
 def scored(reference: Run, head: Head) -> Run:

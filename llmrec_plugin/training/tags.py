@@ -121,8 +121,7 @@ def train_tags(
         **measured,
     }
     output.mkdir(parents=True, exist_ok=True)
-    stated = {key: quality[key] for key in ("rows", "labels", "test", "baselines")}
-    write_head(Head(**{**vars(head), "quality": stated}), output / HEAD_FILE)
+    write_head(head, output / HEAD_FILE)
     quality["sha256"] = sha256_file(output / HEAD_FILE)
     (output / QUALITY_FILE).write_text(json.dumps(quality, indent=2) + "\n", encoding="utf-8")
     read_head(output / HEAD_FILE).check_fits(vectors.shape[1], str(output / HEAD_FILE))

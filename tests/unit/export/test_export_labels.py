@@ -1,5 +1,6 @@
 """An encoder and a head as one graph that passes the gate, and faults that do not."""
 
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -9,7 +10,7 @@ from samples import settings
 torch = pytest.importorskip("torch", reason="the export extra is not installed")
 pytest.importorskip("optimum.exporters.onnx", reason="the export extra is not installed")
 
-from llmrec_plugin.artifacts import ArtifactStore  # noqa: E402
+from llmrec_plugin.artifacts import ArtifactStore, sha256_file  # noqa: E402
 from llmrec_plugin.errors import DeclarationError, ParityError, SourceError  # noqa: E402
 from llmrec_plugin.export import export_labels, labels  # noqa: E402
 from llmrec_plugin.export.heads import Head, read_head, write_head  # noqa: E402
@@ -32,7 +33,6 @@ def random_head(hidden: int = 0, dims: int = DIMS) -> Head:
         thresholds=np.full(LABELS, 0.5, dtype=np.float32),
         weight=draw(LABELS, hidden or dims),
         bias=draw(LABELS),
-        quality={"micro_f1": 0.5},
         **below,
     )
 
@@ -41,6 +41,8 @@ def random_head(hidden: int = 0, dims: int = DIMS) -> Head:
 def model(tmp_path):
     def store_head(head: Head) -> LabelModel:
         write_head(head, tmp_path / "head.safetensors")
+        quality = {"test": {"micro_f1": 0.5}, "sha256": sha256_file(tmp_path / "head.safetensors"), "plan": {}}
+        (tmp_path / "quality.json").write_text(json.dumps(quality))
         return LabelModel(name="tagger", encoder="tiny", head=f"path:{tmp_path / 'head.safetensors'}")
 
     return store_head
@@ -54,7 +56,7 @@ def test_the_runtime_gives_the_logits_of_pytorch_and_the_head(bert_folder, decla
     assert (manifest.labels, manifest.dims, manifest.normalize) == (head.labels, LABELS, False)
     assert manifest.thresholds == (0.5,) * LABELS
     assert manifest.parity["passed"]
-    assert manifest.quality == {"micro_f1": 0.5}
+    assert manifest.quality == {"test": {"micro_f1": 0.5}}
     logits, _ = Encoder(artifact, settings(tmp_path, generator="auto")).encode(["the film", "python for java!", "x"])
     tokenizer = labels.load_tokenizer(bert_folder, encoder)
     inputs = dict(tokenizer(["the film", "python for java!", "x"], padding="longest", return_tensors="np"))
