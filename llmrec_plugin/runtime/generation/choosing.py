@@ -8,6 +8,8 @@ import numpy as np
 
 from llmrec_plugin.specs import Decoding
 
+_LIKELY = 256
+
 
 def log_normalizers(logits: np.ndarray) -> np.ndarray:
     """The logarithm of the sum of the exponentials of each row of (n, vocab) float32: (n,) float32; NaN where a row
@@ -16,7 +18,7 @@ def log_normalizers(logits: np.ndarray) -> np.ndarray:
     with np.errstate(invalid="ignore"):  # infinity minus infinity is NaN, which is what is to be found
         weights = np.subtract(logits, highest[:, None])
         np.exp(weights, out=weights)
-        return highest + np.log(weights.sum(axis=1))
+        return np.asarray(highest + np.log(weights.sum(axis=1)))
 
 
 def log_probabilities(logits: np.ndarray) -> np.ndarray:
@@ -56,12 +58,22 @@ def draw(logits: np.ndarray, decoding: Decoding, number: float) -> int:
         kept = np.flatnonzero(logits >= least)
     weights = _softmax(logits[kept] / decoding.temperature)
     if decoding.top_p < 1:
-        order = np.argsort(-weights, kind="stable")
-        before = np.cumsum(weights[order]) - weights[order]
-        chosen = np.sort(order[before < decoding.top_p])
+        chosen = _nucleus(weights, decoding.top_p)
         kept, weights = kept[chosen], weights[chosen]
     bounds = np.cumsum(weights)
     return int(kept[min(int(np.searchsorted(bounds, number * bounds[-1], side="right")), len(kept) - 1)])
+
+
+def _nucleus(weights: np.ndarray, least: float) -> np.ndarray:
+    """The fewest indices whose weights sum to `least` or more, increasing."""
+    candidates = np.arange(len(weights))
+    if len(weights) > _LIKELY:  # mostly a few have nearly all of the weight, and only they need to be sorted
+        highest = np.flatnonzero(weights >= np.partition(weights, -_LIKELY)[-_LIKELY])
+        if weights[highest].sum() > least:
+            candidates = highest
+    order = candidates[np.argsort(-weights[candidates], kind="stable")]
+    before = np.cumsum(weights[order]) - weights[order]
+    return np.sort(order[before < least])
 
 
 def _softmax(logits: np.ndarray) -> np.ndarray:
