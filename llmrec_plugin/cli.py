@@ -465,8 +465,8 @@ def _resolve(text: str, name: str | None, overrides: dict[str, Any]) -> Model:
         return read_model(name or default, text, given)
     others = sorted(given.keys() - {"task", "chat", "max_tokens"})
     if others:
-        options = ", ".join("--" + key.replace("_", "-") for key in others)
-        raise DeclarationError(f"--task is for generators, which have no {options}.")
+        unfit = ", ".join("--" + key.replace("_", "-") for key in others)
+        raise DeclarationError(f"--task is for generators, which have no {unfit}.")
     return read_generator(
         name or default,
         text,

@@ -52,8 +52,8 @@ def export(model: Model, store: ArtifactStore) -> AnyArtifact:
 def write_record(artifact: AnyArtifact, folder: Path) -> Path:
     """Writes what is worth committing of the manifest: no golden texts, and no place on this machine."""
     manifest = json.loads(artifact.manifest.to_json())
-    kept = ("model", "artifact_id", "source", "precision", "files", "versions", "parity", "quality")
-    record = {key: manifest[key] for key in kept}
+    kept = ("model", "artifact_id", "source", "precision", "attention", "files", "versions", "parity", "quality")
+    record = {key: manifest[key] for key in kept if key in manifest}
     path = folder / f"{artifact.manifest.model}.json"
     path.write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     return path

@@ -46,7 +46,9 @@ _AROUND = {"llama": "<s> $A", "mistral": "<s> $A", "t5": "$A </s>", "bart": "<s>
 """What the post-processor puts around a text; GPT-2 and Qwen put nothing."""
 
 
-def save_generator(folder: Path, architecture: str = "gpt2", *, seed: int = 0, chat: bool = False, **config: Any) -> Path:
+def save_generator(
+    folder: Path, architecture: str = "gpt2", *, seed: int = 0, chat: bool = False, **config: Any
+) -> Path:
     """Saves a tiny generator into `folder`.
 
     Args:

@@ -33,6 +33,7 @@ from typing import Any
 import numpy as np
 
 from llmrec_plugin.export.toolchain import require
+from llmrec_plugin.runtime.session import open_session
 
 LOGITS = "logits"
 PAST, PRESENT = "past_key_values.", "present."
@@ -73,7 +74,7 @@ def fuse_attention(plain: Path, heads: int, windows: Sequence[int | None]) -> An
     """The fused form of the causal graph at `plain`, as an ONNX model in memory.
 
     Args:
-        plain: Optimum's graph, with past key values; its folder gets one more small file.
+        plain: Optimum's graph, with past key values; its folder gets one more small file while this runs.
         heads: Query heads of each layer.
         windows: For each layer how many of the last tokens it sees, the token itself included; None: all.
 
@@ -276,9 +277,8 @@ def _run_for(plain: Path, graph: Any, names: Sequence[str]) -> dict[str, np.ndar
     model.graph.output.extend(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in names)
     probe = plain.with_name("probe.onnx")  # beside the weights, if those have a file of their own
     onnx.save(model, probe)
-    options = require("onnxruntime").SessionOptions()
-    options.log_severity_level = 3
-    session = require("onnxruntime").InferenceSession(str(probe), options, providers=["CPUExecutionProvider"])
+    session = open_session(probe, device="cpu")
+    probe.unlink()
     feeds = {name: np.full((1, 1), name == "attention_mask", np.int64) for name in _token_inputs(graph)}
     feeds |= {item.name: np.zeros(empty_cache(item), np.float32) for item in graph.input if item.name.startswith(PAST)}
     return dict(zip(names, session.run(list(names), feeds), strict=True))
@@ -294,9 +294,7 @@ def empty_cache(item: Any, rows: int = 1, capacity: int = 0) -> tuple[int, int, 
     return rows, heads, capacity, size
 
 
-def _replace(
-    graph: _Graph, layer: int, attention: _Attention, *, heads: int, scale: float, window: int | None
-) -> None:
+def _replace(graph: _Graph, layer: int, attention: _Attention, *, heads: int, scale: float, window: int | None) -> None:
     """Puts a GroupQueryAttention in the place of `attention`."""
     cache = next(item for item in graph.proto.input if item.name == f"{PAST}{layer}.key")
     _, kv_heads, _, head_dim = empty_cache(cache)
@@ -410,6 +408,4 @@ def _declare_inputs(graph: Any, wiring: _Graph) -> None:
     del graph.input[:], graph.output[:], graph.value_info[:]
     graph.input.extend([*kept, *(info(name, ints.FLOAT, shape) for name, shape in shapes.items())])
     graph.output.append(info(LOGITS, ints.FLOAT, ["logits", vocabulary or "vocabulary"]))
-    graph.output.extend(
-        info(name.replace(PAST, PRESENT), ints.FLOAT, shape) for name, shape in shapes.items()
-    )
+    graph.output.extend(info(name.replace(PAST, PRESENT), ints.FLOAT, shape) for name, shape in shapes.items())

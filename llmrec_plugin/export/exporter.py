@@ -143,5 +143,6 @@ def export_model(
         )
         (finished / MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
         artifact = store.add(finished)
+    assert isinstance(artifact, Artifact)
     report(f"{model.name}: artifact {artifact.id[:16]} in {artifact.folder}")
     return artifact

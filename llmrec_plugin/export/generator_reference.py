@@ -89,12 +89,12 @@ def check_task(model: GeneratorModel, folder: Path) -> None:
         )
 
 
-def windows(config: Any) -> list[int | None]:
+def windows(config: Any, layers: int) -> list[int | None]:
     """For each layer of a causal model how many of the last tokens it sees, the token itself included; None: all."""
     window = getattr(config, "sliding_window", None)
     if getattr(config, "use_sliding_window", True) is False:
         window = None
-    kinds: Sequence[str] = getattr(config, "layer_types", None) or ["sliding_attention"] * config.num_hidden_layers
+    kinds: Sequence[str] = getattr(config, "layer_types", None) or ["sliding_attention"] * layers
     return [window if kind == "sliding_attention" else None for kind in kinds]
 
 

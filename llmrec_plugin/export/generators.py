@@ -19,10 +19,12 @@ from llmrec_plugin.artifacts import (
     MANIFEST,
     TOKENIZER,
     ArtifactStore,
+    ChatTemplate,
     GeneratorArtifact,
     GeneratorManifest,
     sha256_file,
 )
+from llmrec_plugin.errors import ParityError
 from llmrec_plugin.export.chat import chat_template
 from llmrec_plugin.export.generation_parity import (
     GenerationRecord,
@@ -34,7 +36,15 @@ from llmrec_plugin.export.generation_parity import (
 from llmrec_plugin.export.generator_graphs import build_generator, write_fused
 from llmrec_plugin.export.generator_reference import GeneratorReference, check_task, windows
 from llmrec_plugin.export.grafting import complete, is_graft, read_base
-from llmrec_plugin.export.greedy import FusedDecoder, InTwoPieces, PlainDecoder, Prompt, Seq2SeqDecoder, Written
+from llmrec_plugin.export.greedy import (
+    Decoder,
+    FusedDecoder,
+    InTwoPieces,
+    PlainDecoder,
+    Prompt,
+    Seq2SeqDecoder,
+    Written,
+)
 from llmrec_plugin.export.parity import parity_texts
 from llmrec_plugin.export.sources import find_folder, weights_sha256
 from llmrec_plugin.export.special_tokens import SpecialTokens, special_tokens
@@ -96,9 +106,12 @@ def _export(
         graphs = build_generator(model, folder, scratch, plain)
 
         report(f"{model.name}: writing with PyTorch")
-        sliding = windows(reference.config) if model.task == "causal" else []
-        prompt_ids = partial(_prompt_ids, require("tokenizers").Tokenizer.from_file(str(finished / TOKENIZER)), special)
-        prompts = parity_prompts(model, prompt_ids, len(tokenizer), min((w for w in sliding if w), default=None))
+        sliding = windows(reference.config, graphs.layers) if model.task == "causal" else []
+        as_prompt = partial(
+            _as_prompt, require("tokenizers").Tokenizer.from_file(str(finished / TOKENIZER)), special, chat
+        )
+        vocabulary = min(len(tokenizer), reference.config.vocab_size)
+        prompts = parity_prompts(model, as_prompt, vocabulary, min((item for item in sliding if item), default=None))
         expected = [reference.write(prompt, new_tokens(model)) for prompt in prompts]
 
         report(f"{model.name}: comparing with PyTorch")
@@ -106,10 +119,10 @@ def _export(
         if model.task == "seq2seq":
             start = special.decoder_start_token_id
             decoder = Seq2SeqDecoder(plain, special.pad_token_id, special.pad_token_id if start is None else start)
-            record = compare_generator(model, prompts, expected, decoder, special.eos_token_ids)
+            record = _compare(model, prompts, expected, decoder, special.eos_token_ids)
             _move(plain, finished)
         else:
-            heads = reference.config.num_attention_heads
+            heads = getattr(reference.config, "num_attention_heads", 0)
             attention, record = _fused_or_plain(
                 model, plain, finished, prompts, expected, special, heads=heads, sliding=sliding, report=report
             )
@@ -179,11 +192,20 @@ def _fused_or_plain(
     except Exception as exc:  # whatever is wrong with it, the plain graph computes the same
         _log.debug("%s: fused attention failed", model.name, exc_info=exc)
         report(f"{model.name}: the graph stays plain, its attention cannot be fused: {exc}")
-        record = compare_generator(model, prompts, expected, PlainDecoder(plain, pad), ends)
+        record = _compare(model, prompts, expected, PlainDecoder(plain, pad), ends)
         _move(plain, target)
         return "plain", record
     _move(fused, target)
     return "fused", record
+
+
+def _compare(
+    model: GeneratorModel, prompts: Sequence[Prompt], expected: Sequence[Written], decoder: Decoder, ends: Sequence[int]
+) -> GenerationRecord:
+    try:
+        return compare_generator(model, prompts, expected, decoder, ends)
+    except ParityError as exc:
+        raise ParityError(f"{exc} This export is wrong. Nothing was stored.") from exc
 
 
 def _move(source: Path, target: Path) -> None:
@@ -191,6 +213,8 @@ def _move(source: Path, target: Path) -> None:
         path.rename(target / path.name)
 
 
-def _prompt_ids(tokenizer: Any, special: SpecialTokens, text: str) -> list[int]:
+def _as_prompt(tokenizer: Any, special: SpecialTokens, chat: ChatTemplate | None, text: str) -> list[int]:
     """Token ids of a whole prompt, put together as the runtime does it."""
+    if chat is not None:
+        text = text.join(chat.without_system)
     return [*special.prefix_ids, *tokenizer.encode(text, add_special_tokens=False).ids, *special.suffix_ids]

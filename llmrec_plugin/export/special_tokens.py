@@ -55,8 +55,8 @@ def special_tokens(model: GeneratorModel, folder: Path, tokenizer: Any, exported
         starts = _ids(said, "decoder_start_token_id") or _ids(said, "bos_token_id")
         if not starts:
             raise DeclarationError(
-                f"model {model.name!r}: config.json in {folder} has no decoder_start_token_id. Set it to the token that "
-                "began the decoder's input in training."
+                f"model {model.name!r}: config.json in {folder} has no decoder_start_token_id. Set it to the token "
+                "that began the decoder's input in training."
             )
         start = starts[0]
     pad = tokenizer.pad_token_id
@@ -79,7 +79,7 @@ def _ids(said: Sequence[Mapping[str, Any]], name: str) -> tuple[int, ...]:
 def _around(exported: Path, model: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """The tokens that the post-processor puts before and after a text."""
     tokenizer = require("tokenizers").Tokenizer.from_file(str(exported))
-    found = set()
+    found: set[tuple[tuple[int, ...], tuple[int, ...]]] = set()
     for text in _TEXTS:
         plain = tokenizer.encode(text, add_special_tokens=False).ids
         ids = tokenizer.encode(text).ids

@@ -126,7 +126,9 @@ def read_model(name: str, source: str, overrides: Mapping[str, Any]) -> EncoderM
     return model
 
 
-def read_generator(name: str, source: str, *, task: GeneratorTask, chat: bool, max_tokens: int | None) -> GeneratorModel:
+def read_generator(
+    name: str, source: str, *, task: GeneratorTask, chat: bool, max_tokens: int | None
+) -> GeneratorModel:
     """The declaration of a generator that comes as a bare folder or hub id.
 
     Args:

@@ -9,7 +9,9 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from tiny_generators import declare_generator, save_generator
 
+from llmrec_plugin.artifacts import ArtifactStore, GeneratorArtifact
 from llmrec_plugin.specs import EncoderModel
 
 DIMS, MAX_TOKENS = 32, 48
@@ -90,6 +92,48 @@ def declare() -> Callable[..., EncoderModel]:
         return EncoderModel(**{**values, **changes})
 
     return declare
+
+
+@pytest.fixture(scope="session")
+def generator_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """The folder of a tiny generator of an architecture, made once; read only."""
+    pytest.importorskip("torch", reason="the export extra is not installed")
+    made: dict[str, Path] = {}
+
+    def folder(architecture: str) -> Path:
+        if architecture not in made:
+            made[architecture] = save_generator(tmp_path_factory.mktemp("generators") / architecture, architecture)
+        return made[architecture]
+
+    return folder
+
+
+@pytest.fixture(scope="session")
+def few_tokens() -> Iterator[None]:
+    """Generators are compared on fewer tokens, which takes half the time."""
+    from llmrec_plugin.export import generation_parity
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(generation_parity, "NEW_TOKENS", 5)
+        yield
+
+
+@pytest.fixture(scope="session")
+def exported(
+    few_tokens: None, generator_folder: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[str], GeneratorArtifact]:
+    """The artifact of a tiny generator of an architecture, exported once; read only."""
+    made: dict[str, GeneratorArtifact] = {}
+
+    def artifact(architecture: str) -> GeneratorArtifact:
+        from llmrec_plugin.export import export_generator
+
+        if architecture not in made:
+            model = declare_generator(generator_folder(architecture), architecture)
+            made[architecture] = export_generator(model, ArtifactStore([tmp_path_factory.mktemp("artifacts")]))
+        return made[architecture]
+
+    return artifact
 
 
 @pytest.fixture

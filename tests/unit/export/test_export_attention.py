@@ -1,0 +1,170 @@
+"""The fused graph, against the graph it was made from: the ways in which an engine runs it."""
+
+from collections import Counter
+
+import numpy as np
+import onnx
+import pytest
+from tiny_generators import HEADS, KV_HEADS, LAYERS, declare_generator, save_generator
+
+from llmrec_plugin.artifacts import GRAPH
+from llmrec_plugin.export.attention import LOGIT_POSITIONS, SEQLENS, TOTAL, NotFusedError, fuse_attention
+from llmrec_plugin.export.generator_graphs import build_generator, write_fused
+from llmrec_plugin.export.greedy import FusedDecoder, InTwoPieces, PlainDecoder
+from llmrec_plugin.runtime.session import open_session
+
+onnxruntime = pytest.importorskip("onnxruntime")
+CAUSAL = ("gpt2", "llama", "qwen3")
+CAPACITY = 64
+PAD = 0
+
+
+@pytest.fixture(scope="module")
+def graphs(generator_folder, tmp_path_factory):
+    """Folders with the plain and with the fused graph of an architecture, made once."""
+    made = {}
+
+    def folders(architecture, windows=(None,) * LAYERS, **config):
+        key = (architecture, windows)
+        if key not in made:
+            place = tmp_path_factory.mktemp(architecture)
+            source = (
+                save_generator(place / "model", architecture, **config) if config else generator_folder(architecture)
+            )
+            plain, fused = place / "plain", place / "fused"
+            plain.mkdir()
+            fused.mkdir()
+            build_generator(declare_generator(source, architecture), source, place / "scratch", plain)
+            write_fused(plain / GRAPH, fused / GRAPH, heads=HEADS, windows=windows)
+            made[key] = plain, fused
+        return made[key]
+
+    return folders
+
+
+def prompts(*lengths):
+    rng = np.random.default_rng(len(lengths))
+    return [rng.integers(5, 300, length).tolist() for length in lengths]
+
+
+def logits(decoder, rows, steps=4):
+    """The logits behind `rows` and behind a few more tokens, the same whatever the decoder thinks."""
+    tokens = [np.array([10 + step * len(row) % 200 for row in rows]) for step in range(steps)]
+    return np.stack([decoder.start(rows), *map(decoder.step, tokens)])
+
+
+@pytest.mark.parametrize("architecture", CAUSAL)
+def test_each_layer_has_one_attention_and_nothing_of_the_mask_is_left(graphs, architecture):
+    plain, fused = (onnx.load(folder / GRAPH).graph for folder in graphs(architecture))
+    operators = Counter(node.op_type for node in fused.node)
+    assert (operators["GroupQueryAttention"], operators["Softmax"]) == (LAYERS, 0)
+    assert len(fused.node) < len(plain.node)
+    inputs = {
+        item.name: [dim.dim_param or dim.dim_value for dim in item.type.tensor_type.shape.dim] for item in fused.input
+    }
+    assert set(list(inputs)[:5]) == {"input_ids", "position_ids", SEQLENS, TOTAL, LOGIT_POSITIONS}
+    heads = HEADS if architecture == "gpt2" else KV_HEADS
+    assert inputs["past_key_values.1.value"] == ["rows", heads, "capacity", 16 if architecture == "qwen3" else 8]
+    assert [item.name for item in fused.output] == ["logits"] + [
+        f"present.{layer}.{kind}" for layer in range(LAYERS) for kind in ("key", "value")
+    ]
+
+
+@pytest.mark.parametrize("architecture", CAUSAL)
+def test_one_row_is_computed_as_by_the_plain_graph(graphs, architecture):
+    plain, fused = graphs(architecture)
+    for row in prompts(1, 2, 17, 50):
+        expected = logits(PlainDecoder(plain, PAD), [row])
+        np.testing.assert_allclose(logits(FusedDecoder(fused, PAD, CAPACITY), [row]), expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("architecture", CAUSAL)
+def test_rows_of_all_lengths_are_computed_together_as_alone(graphs, architecture):
+    plain, fused = graphs(architecture)
+    rows = prompts(5, 1, 40, 17, 2)
+    expected = np.concatenate([logits(PlainDecoder(plain, PAD), [row]) for row in rows], axis=1)
+    np.testing.assert_allclose(logits(FusedDecoder(fused, PAD, CAPACITY), rows), expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("architecture", CAUSAL)
+def test_a_prompt_is_continued_behind_a_prefix(graphs, architecture):
+    plain, fused = graphs(architecture)
+    for row in prompts(2, 9, 50):
+        expected = logits(PlainDecoder(plain, PAD), [row])
+        actual = logits(InTwoPieces(FusedDecoder(fused, PAD, CAPACITY)), [row])
+        np.testing.assert_allclose(actual, expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("architecture", CAUSAL)
+def test_logits_are_given_for_the_positions_asked_for(graphs, architecture):
+    """As scoring an answer of several tokens needs; here without sharing memory between past and present."""
+    plain, fused = graphs(architecture)
+    rows = np.array(prompts(9, 9))
+    mask, positions = np.ones_like(rows), np.tile(np.arange(9), (2, 1))
+    session = open_session(plain / GRAPH, device="cpu")
+    past = {item.name: item.shape for item in session.get_inputs() if item.name.startswith("past")}
+    empty = {name: np.zeros((2, shape[1], 0, shape[3]), np.float32) for name, shape in past.items()}
+    feeds = {"input_ids": rows, "attention_mask": mask, "position_ids": positions, **empty}
+    expected = session.run(["logits", "present.1.value"], feeds)
+    wanted = np.array([17, 0, 4, 4])  # flat, in any order
+    shared = {name: np.zeros((2, shape[1], 12, shape[3]), np.float32) for name, shape in past.items()}
+    feeds = {"input_ids": rows, "position_ids": positions, LOGIT_POSITIONS: wanted, **shared}
+    feeds |= {SEQLENS: np.full(2, 8, np.int32), TOTAL: np.array(9, np.int32)}
+    actual = open_session(fused / GRAPH, device="cpu").run(["logits", "present.1.value"], feeds)
+    np.testing.assert_allclose(actual[0], expected[0].reshape(18, -1)[wanted], atol=1e-4)
+    assert actual[1].shape[2] == 12
+    np.testing.assert_allclose(actual[1][:, :, :9], expected[1], atol=1e-4)
+
+
+def test_a_window_hides_what_is_farther_away(graphs):
+    plain, fused = graphs("mistral", (8,) * LAYERS, sliding_window=8)
+    rows = prompts(3, 8, 9, 30)
+    expected = np.concatenate([logits(PlainDecoder(plain, PAD), [row]) for row in rows], axis=1)
+    np.testing.assert_allclose(logits(FusedDecoder(fused, PAD, CAPACITY), rows), expected, atol=1e-4)
+    actual = logits(InTwoPieces(FusedDecoder(fused, PAD, CAPACITY)), rows[-1:])
+    np.testing.assert_allclose(actual, expected[:, -1:], atol=1e-4)
+    # Without a window the last row is another.
+    model = fuse_attention(plain / GRAPH, HEADS, (None,) * LAYERS)
+    whole = fused.with_name("whole")
+    whole.mkdir()
+    onnx.save(model, whole / GRAPH)
+    assert np.abs(logits(FusedDecoder(whole, PAD, CAPACITY), rows) - expected)[:, -1].max() > 1e-2
+
+
+def test_slots_of_one_buffer_are_filled_at_different_times(graphs):
+    """As continuous batching does: a prompt is read into a free slot while other rows are in the middle."""
+    plain, fused = graphs("llama")
+    first, second = prompts(12, 4)
+    decoder = FusedDecoder(fused, PAD, CAPACITY)
+    decoder.start([first])
+    for token in (11, 12, 13):
+        decoder.step(np.array([token]))
+    other = FusedDecoder(fused, PAD, CAPACITY)
+    other.start([second])
+    decoder._cache = {name: np.concatenate([decoder._cache[name], other._cache[name]]) for name in decoder._cache}
+    decoder._lengths = np.concatenate([decoder._lengths, other._lengths])
+    together = decoder.step(np.array([14, 21]))
+    expected = []
+    for row, tokens in ((first, (11, 12, 13, 14)), (second, (21,))):
+        alone = PlainDecoder(plain, PAD)
+        expected.append(alone.start([[*row, *tokens]]))
+    np.testing.assert_allclose(together, np.concatenate(expected), atol=1e-4)
+
+
+def test_onnx_runtime_refuses_several_rows_with_a_past_and_several_tokens(graphs):
+    """What an engine has to know. If this fails, ONNX Runtime has learned it, and prefixes can be read in batches."""
+    _, fused = graphs("llama")
+    decoder = FusedDecoder(fused, PAD, CAPACITY)
+    decoder.start(prompts(5, 5))
+    with pytest.raises(Exception, match="batch_size must be 1"):
+        decoder._run(np.full((2, 3), 9, np.int64), np.array([3, 3]))
+
+
+def test_other_wiring_is_named(graphs, tmp_path):
+    plain, _ = graphs("gpt2")
+    model = onnx.load(plain / GRAPH)
+    softmax = next(node for node in model.graph.node if node.op_type == "Softmax")
+    softmax.op_type = "LogSoftmax"
+    onnx.save(model, tmp_path / GRAPH)
+    with pytest.raises(NotFusedError, match="layer 0 multiplies its values by something other than a softmax"):
+        fuse_attention(tmp_path / GRAPH, HEADS, (None,) * LAYERS)
