@@ -19,7 +19,7 @@ DEBIAN_SYNOPSIS = GeneratorModel(
     name="debian-synopsis",
     source="package:llmrec_plugin/systems/debian/synopsis",
     task="seq2seq",
-    max_tokens=128,
+    max_tokens=64,  # what it was trained on
 )
 
 
