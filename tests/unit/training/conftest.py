@@ -28,7 +28,7 @@ def rows():
     return found
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(scope="module", autouse=True)
 def _one_thread():
     torch = pytest.importorskip("torch", reason="the export extra is not installed")
     before = torch.get_num_threads()
