@@ -42,7 +42,7 @@ from benchmarks.encoders.client import Worker, WorkerError
 HERE = Path(__file__).parent
 PEERS = ("transformers", "optimum", "genai")
 TARGETS = {"prefix": 4.0, "ragged": 3.0, "labels": 8.0}
-SIZES = (16, 64)
+SIZES = (8, 32)
 VOCABULARY, LENGTH = 8_192, 512
 END, PAD = 1, 0
 ENDING_SHARE = 0.08
@@ -315,7 +315,7 @@ def report(result: dict[str, Any]) -> str:
     lines = [
         "# Generation",
         "",
-        f"{conditions['rows']} prompts, {conditions['rounds']} rounds in turns, {conditions['threads']} threads for "
+        f"{conditions['rows']} prompts, {conditions['rounds']} rounds in turns, {conditions['threads']} thread(s) for "
         f"every engine; {described['cores']} cores of {described['processor']}, which other work may have used: load "
         f"average {load[0]} to {load[-1]}, of which the engine under test makes up to {conditions['threads']}. A Qwen2 "
         "of 21 M parameters with random weights, float32. Made by `python benchmarks/generation.py`, which says what "
@@ -355,6 +355,9 @@ def report(result: dict[str, Any]) -> str:
         lines += [f"\n{engine} took no part: {why}." for engine, why in work["failed"].items()]
         least = min(found["times"].values(), default=float("nan"))
         lines += ["", f"The best peer takes {least} times as long; the aim was {TARGETS[name]:g}.", ""]
+    absent = [peer for peer in PEERS if peer not in conditions["versions"]]
+    if absent:
+        lines += [f"Not in this run: {', '.join(absent)}.", ""]
     versions = "; ".join(
         f"{engine}: " + ", ".join(f"{name} {number}" for name, number in packages.items())
         for engine, packages in conditions["versions"].items()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import threading
 from collections import OrderedDict, deque
 from collections.abc import Callable, Sequence
@@ -14,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from llmrec_plugin.artifacts import GOLDEN_PROMPTS, GRAPH, TOKENIZER, GeneratorArtifact
-from llmrec_plugin.errors import ArtifactCorruptError, InputError, ParityError
+from llmrec_plugin.errors import ArtifactCorruptError, InputError, ParityError, ProviderError
 from llmrec_plugin.generation import Completion, Request
 from llmrec_plugin.inference import Device
 from llmrec_plugin.runtime.generation.constraints import Constraint, constraint_of, forced_beginning
@@ -36,10 +37,12 @@ from llmrec_plugin.runtime.session import open_session
 from llmrec_plugin.settings import load_settings
 from llmrec_plugin.specs import Decoding, Output, ShortText, to_spec
 
+logger = logging.getLogger(__name__)
+
 ENCODER, DECODER, DECODER_WITH_PAST = "encoder.onnx", "decoder.onnx", "decoder_with_past.onnx"
 
 SLOTS = 64
-"""Rows of a step. More would read more cache than the products of the layers take time."""
+"""Rows of a step: 32 took a fifth more processor time, 128 as much."""
 CACHE_BYTES = 512 * 2**20
 """Of keys and values; there are fewer slots where rows are so long that this is not enough."""
 LEAST_PREFIX = 8
@@ -195,6 +198,17 @@ class OnnxGenerator:
         return self._constraints[key]
 
 
+def _open(graph: Path, device: Device, threads: int) -> Any:
+    """A session; ``auto`` takes the CPU where a GPU lacks kernels for the graph, as it may for attention in float32."""
+    try:
+        return open_session(graph, device=device, threads=threads)
+    except ProviderError as exc:
+        if device != "auto":
+            raise
+        logger.info("LLMREC_DEVICE=auto takes the CPU: %s", exc)
+        return open_session(graph, device="cpu", threads=threads)
+
+
 class FusedEngine:
     """Continuous batching, for graphs whose cache stays in place.
 
@@ -210,7 +224,7 @@ class FusedEngine:
         self, artifact: GeneratorArtifact, device: Device, threads: int, *, slots: int = SLOTS, workers: int = 1
     ) -> None:
         self._manifest = artifact.manifest
-        session = open_session(artifact.path(GRAPH), device=device, threads=max(threads // workers, 1))
+        session = _open(artifact.path(GRAPH), device, max(threads // workers, 1))
         self._graph = FusedGraph(session, artifact.manifest)
         self.provider = self._graph.provider
         self.slots, self.workers = slots, workers
@@ -324,7 +338,7 @@ class PlainEngine:
         self._manifest = artifact.manifest
         causal = artifact.manifest.task == "causal"
         names = [GRAPH] if causal else [ENCODER, DECODER, DECODER_WITH_PAST]
-        self._sessions = [open_session(artifact.path(name), device=device, threads=threads) for name in names]
+        self._sessions = [_open(artifact.path(name), device, threads) for name in names]
         self.provider: str = self._sessions[-1].get_providers()[0]
         self.steps = 0
 
