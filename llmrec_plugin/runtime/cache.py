@@ -48,7 +48,7 @@ _SCHEMA_VERSION = 2
 _LATER_COLUMNS = {"runs": {"fallback": "INTEGER NOT NULL DEFAULT 0"}}
 
 
-_COUNTS = ("rows", "empty", "invalid", "texts", "cached", "computed", "tokens")
+_COUNTS = ("rows", "empty", "invalid", "texts", "cached", "computed", "tokens", "fallback")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,13 +63,13 @@ class RunReport:
         rows: Rows given.
         empty: Rows without text.
         invalid: Rows that could not be read (they give null).
-        texts: Distinct texts among the rows.
-        cached: Texts whose vectors were in the cache.
-        computed: Texts that the model encoded: the number of inferences. On demand, a text that two requests
+        texts: Distinct texts, or inputs of a prompt, among the rows.
+        cached: Texts whose values were in the cache.
+        computed: Texts that the model encoded or answered: the number of inferences. On demand, a text that two requests
             wait for is one inference and counted by both.
         tokens: Tokens the model read; 0 on demand, where requests share batches.
         seconds: Wall-clock time.
-        fallback: Rows that missed their deadline.
+        fallback: Rows that missed their deadline, or whose declared fallback stands for what a model gave.
     """
 
     started: float

@@ -19,6 +19,7 @@ from llmrec_plugin.errors import ArtifactMismatchError, DeclarationError, Engine
 from llmrec_plugin.generation import Completion
 from llmrec_plugin.pipeline.columns import Written
 from llmrec_plugin.runtime import writer as module
+from llmrec_plugin.runtime.cache import RunReport
 from llmrec_plugin.specs import Choice, GeneratedEmbeddingFeature, Scores, ShortText, Tags
 
 PATIENCE = 20
@@ -121,6 +122,8 @@ def test_a_fallback_stands_for_what_is_invalid(runner):
     assert plain(computed) == ["RED", "n/a", None, "n/a"]
     assert computed.statuses == ["ok", "fallback", "empty", "fallback"]
     assert not computed.invalid
+    report = RunReport.begin("f", "p", "batch").plus(computed.report).plus(computed.report)
+    assert (report.fallback, report.invalid) == (4, 0)
 
 
 def test_no_answer_is_asked_for_again(runner, engine):
