@@ -319,9 +319,7 @@ def stats(as_json: bool, last: int) -> None:
             }
         )
         return
-    click.echo(
-        f"{values.path}: {entries} values, {size / 2**20:.1f} MiB of {settings.cache_max_bytes / 2**20:.0f} MiB"
-    )
+    click.echo(f"{values.path}: {entries} values, {size / 2**20:.1f} MiB of {settings.cache_max_bytes / 2**20:.0f} MiB")
     columns = ("feature", "mode", "rows", "empty", "invalid", "fallback", "texts", "cached", "computed", "tokens")
     _print_table([{**{name: run[name] for name in columns}, "seconds": f"{run['seconds']:.1f}"} for run in runs])
 
