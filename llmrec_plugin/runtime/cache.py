@@ -65,8 +65,8 @@ class RunReport:
         invalid: Rows that could not be read (they give null).
         texts: Distinct texts, or inputs of a prompt, among the rows.
         cached: Texts whose values were in the cache.
-        computed: Texts that the model encoded or answered: the number of inferences. On demand, a text that two requests
-            wait for is one inference and counted by both.
+        computed: Texts that the model encoded or answered: the number of inferences. On demand, a text that two
+            requests wait for is one inference and counted by both.
         tokens: Tokens the model read; 0 on demand, where requests share batches.
         seconds: Wall-clock time.
         fallback: Rows that missed their deadline, or whose declared fallback stands for what a model gave.
