@@ -89,7 +89,7 @@ def test_every_service_is_ranked_on_all_warm_and_cold_packages(demo: dict[str, A
 
 def test_the_table_shows_the_numbers_the_intervals_and_the_control(demo: dict[str, Any]) -> None:
     value = demo["results"]["slices"]["all"]["metrics"]["ndcg@10"]["mean"]["ranker_llm"]
-    for words in ("LLM - baseline", "shuffled - baseline", "cold (", f"{value:.3f}"):
+    for words in ("ndcg@10 - baseline", "+ LLM + tags", "+ shuffled", "cold (", f"{value:.3f}"):
         assert words in demo["output"]
 
 
