@@ -64,12 +64,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--repo", type=Path, default=ROOT / "feature_repo", help="the Feast repo")
     parser.add_argument("--seeds", type=int, default=5, help="number of seeds")
+    parser.add_argument("--lists", type=int, help="dependants of each split at most, to try it out")
     parser.add_argument("--output", type=Path, help="results as JSON (default: <repo>/data/ranker_results.json)")
     args = parser.parse_args()
     started = time.perf_counter()
 
     store = FeatureStore(repo_path=str(args.repo))
     interactions = pd.read_parquet(args.repo / "data" / "interactions.parquet")
+    if args.lists is not None:
+        dependants = interactions.drop_duplicates("dependant").groupby("split").head(args.lists)["dependant"]
+        interactions = interactions[interactions["dependant"].isin(dependants)]
     catalogue = pd.read_parquet(args.repo / "data" / "catalogue.parquet")
     refuse_leaks(store, interactions)
     training, test = draw_lists(interactions, catalogue)

@@ -60,7 +60,15 @@ def demo(processes: Processes, tmp_path_factory: pytest.TempPathFactory) -> dict
     for words in (["apply"], ["materialize", "2023-06-10T00:00:00", UNTIL], ["materialize-incremental", UNTIL]):
         processes.feast(*words, folder=repo, environ=environ).succeeded()
     output = _run(
-        "examples/ranker/ranker.py", "--seeds", "1", "--output", str(root / "out.json"), folder=root, environ=environ
+        "examples/ranker/ranker.py",
+        "--seeds",
+        "1",
+        "--lists",
+        "160",
+        "--output",
+        str(root / "out.json"),
+        folder=root,
+        environ=environ,
     )
     cache = ValueCache(root / "home" / "cache", 2**30)
     runs = cache.runs()

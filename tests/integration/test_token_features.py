@@ -53,7 +53,9 @@ def test_tags_are_the_same_every_way(repo: Repo) -> None:
     stored = [f"item_tags:{name}" for name in [*COLUMNS, "item_tags_status"]]
     names = [f"i{number}" for number in range(len(TITLES))]
     batch = repo.online(stored, [{"item": name} for name in names])
-    assert batch["item_tags_status"] == ["ok"] * 20 + ["empty"] * 2
+    # The embedding of the tags may have been materialized first, and then they are there already.
+    assert set(batch["item_tags_status"][:20]) <= {"ok", "cached"}
+    assert batch["item_tags_status"][20:] == ["empty"] * 2
     assert {len(tags) for tags in batch["item_tags"][:20]} > {1}
     assert batch["item_tags"][20:] == [None, None]
     for tags, ids in zip(batch["item_tags"][:20], batch["item_tags_ids"][:20], strict=True):
