@@ -170,15 +170,18 @@ class _Run:
         self._unanswered_reason = next(iter(computed.unanswered.values()), self._unanswered_reason)
         protos = to_protos(self._job, rows, computed)
         with writing(self._job.config.project):
-            written = self._job.target.lookup(rows.keys)
             ours = ~self._superseded(rows)  # by newer ones, during inference
-            answered = np.array([number not in computed.unanswered for number in range(len(rows))])
-            # What is stored is better than nothing, and what is not recorded is asked for again by the next run.
-            new = np.array([key not in written for key in rows.keys])
+            recorded = stored = ours
+            if computed.unanswered:
+                # What is stored is better than nothing, and what is not recorded is asked for again by the next run.
+                answered = np.array([number not in computed.unanswered for number in range(len(rows))])
+                written = self._job.target.lookup(rows.keys)
+                recorded = ours & answered
+                stored = ours & (answered | np.array([key not in written for key in rows.keys]))
             self._job.online_store.online_write_batch(
-                self._job.config, self._job.view, list(compress(protos, ours & (answered | new))), None
+                self._job.config, self._job.view, list(compress(protos, stored)), None
             )
-            self._job.target.write(compress(entries(rows, computed.invalid), ours & answered))
+            self._job.target.write(compress(entries(rows, computed.invalid), recorded))
 
     def _still_to_write(self, rows: Rows) -> Rows:
         """Without those of which the store holds a newer one, or this one since before the run was interrupted."""

@@ -3,27 +3,13 @@
 import pytest
 from chat_endpoint import ChatEndpoint
 from endpoint import serving
+from fake_clock import FakeClock
 
 from llmrec_plugin import GeneratorModel
 from llmrec_plugin.artifacts import ArtifactStore
 from llmrec_plugin.export.endpoint import export_endpoint
 from llmrec_plugin.systems.openai_chat.configuration import load_endpoint_settings, read_served
 from llmrec_plugin.systems.openai_chat.session import EndpointSession
-from llmrec_plugin.systems.remote.transport import Clock
-
-
-class FakeClock:
-    """Time that passes only where somebody sleeps."""
-
-    def __init__(self):
-        self.time, self.sleeps = 1000.0, []
-
-    def sleep(self, seconds):
-        self.sleeps.append(seconds)
-        self.time += seconds
-
-    def clock(self):
-        return Clock(now=lambda: self.time, date=lambda: self.time, sleep=self.sleep, chance=lambda: 0.0)
 
 
 @pytest.fixture

@@ -2,12 +2,12 @@
 
 import pytest
 from endpoint import serve
+from fake_clock import FakeClock
 from samples import settings
 
 from llmrec_plugin.runtime.encoder import Encoder
 from llmrec_plugin.systems.remote.configuration import load_remote_settings
 from llmrec_plugin.systems.remote.session import RemoteSession
-from llmrec_plugin.systems.remote.transport import Clock
 
 
 @pytest.fixture(scope="package")
@@ -34,20 +34,6 @@ def remote(server, tmp_path, monkeypatch, tiny):
         return Encoder(artifact, settings(tmp_path, runtime="remote"))
 
     return load
-
-
-class FakeClock:
-    """Time that passes only where somebody sleeps."""
-
-    def __init__(self):
-        self.time, self.sleeps = 1000.0, []
-
-    def sleep(self, seconds):
-        self.sleeps.append(seconds)
-        self.time += seconds
-
-    def clock(self):
-        return Clock(now=lambda: self.time, date=lambda: self.time, sleep=self.sleep, chance=lambda: 0.0)
 
 
 @pytest.fixture
