@@ -35,7 +35,6 @@ from llmrec_plugin.specs import (
     SimilarityFeature,
     to_spec,
 )
-from llmrec_plugin.systems.mint.commands import bi_encoder
 from llmrec_plugin.training.commands import train
 
 _as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
@@ -186,7 +185,6 @@ def export(model: str, name: str | None, texts: Path | None, **overrides: Any) -
 
 
 main.add_command(train)
-train.add_command(bi_encoder)
 
 
 @main.command()

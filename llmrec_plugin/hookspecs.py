@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING
 import pluggy
 
 if TYPE_CHECKING:
+    import click
+
     from llmrec_plugin.generation import Generator
     from llmrec_plugin.inference import Runtime
     from llmrec_plugin.specs import Feature, Model
@@ -83,4 +85,19 @@ def llmrec_register_generators() -> Iterable[Generator]:  # type: ignore[empty-b
 
     An exception, or an item that is not a generator, is reported with the plugin's name, version and this
     hook; the generators of other plugins are not affected.
+    """
+
+
+@hookspec
+def llmrec_register_trainers() -> Iterable[click.Command]:  # type: ignore[empty-body]
+    """Declares commands of ``llmrec train``.
+
+    Called once per plugin by the command line alone, when ``llmrec train`` is used. The module of a command must be as
+    light as the plugin: torch is imported when the command runs.
+
+    Returns:
+        The plugin's commands, in any order. A name that another plugin declares too is an error naming both.
+
+    An exception, or an item that is not a command, is reported with the plugin's name, version and this
+    hook; the commands of other plugins are not affected.
     """

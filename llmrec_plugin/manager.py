@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from importlib import metadata
 from typing import Any, get_args
 
+import click
 import pluggy
 
 from llmrec_plugin import hookspecs
@@ -25,6 +26,7 @@ _HOOKS: dict[str, tuple[type, ...]] = {
     "llmrec_register_runtimes": (Runtime,),
     "llmrec_register_generators": (Generator,),
 }
+_TRAINERS = "llmrec_register_trainers"  # its commands are imported for ``llmrec train`` alone
 
 
 class Manager:
@@ -78,33 +80,16 @@ class Manager:
         self._plugins[provenance] = plugin
         for caller in self._pluggy.get_hookcallers(plugin) or []:
             if not caller.has_spec():
-                self._fail(provenance, caller.name, UnknownNameError("hook", caller.name, _HOOKS))
+                self._fail(provenance, caller.name, UnknownNameError("hook", caller.name, [*_HOOKS, _TRAINERS]))
 
     def collect(self) -> Catalogue:
-        """Calls every hook of every plugin and gives back what they declare.
+        """Calls every hook of every plugin that declares data and gives back what they declare.
 
         Raises:
             NameCollisionError: Two plugins, or one twice, declare a feature or a model of the same name.
         """
         failures = list(self._failures)
-        collected: dict[str, dict[str, Registered[Any]]] = {hook: {} for hook in _HOOKS}
-        for provenance, plugin in self._plugins.items():
-            # All that pluggy knows: before 1.7 it keeps some hooks of a plugin that it refused.
-            others = [other for other in self._pluggy.get_plugins() if other is not plugin]
-            for hook, kinds in _HOOKS.items():
-                caller = self._pluggy.subset_hook_caller(hook, remove_plugins=others)
-                try:
-                    results = caller()
-                    if caller.get_hookimpls() and not results:  # pluggy leaves out what is None
-                        raise TypeError("returned None; expected an iterable, perhaps `return` is missing")
-                    items = [item for result in results for item in result]
-                    for item in items:
-                        _check_kind(item, kinds)
-                except Exception as exc:  # a hook may raise anything; the others must still be heard
-                    failures.append(PluginFailure(provenance, hook, _cause(exc)))
-                    continue
-                for item in items:
-                    _add(collected[hook], Registered(item, provenance))
+        collected = {hook: self._call(hook, kinds, failures) for hook, kinds in _HOOKS.items()}
         return Catalogue(
             features=collected["llmrec_register_features"],
             models=collected["llmrec_register_models"],
@@ -115,10 +100,53 @@ class Manager:
             disabled=tuple(self._skipped),
         )
 
+    def trainers(self) -> tuple[dict[str, Registered[click.Command]], tuple[PluginFailure, ...]]:
+        """The commands of ``llmrec train`` by name, and the plugins whose commands cannot be used.
+
+        Raises:
+            NameCollisionError: Two plugins, or one twice, declare a command of the same name.
+        """
+        failures = list(self._failures)
+        return self._call(_TRAINERS, (click.Command,), failures), tuple(failures)
+
+    def _call(self, hook: str, kinds: tuple[type, ...], failures: list[PluginFailure]) -> dict[str, Registered[Any]]:
+        """What the plugins return from one hook, by name; adds to `failures`."""
+        found: dict[str, Registered[Any]] = {}
+        for provenance, plugin in self._plugins.items():
+            # All that pluggy knows: before 1.7 it keeps some hooks of a plugin that it refused.
+            others = [other for other in self._pluggy.get_plugins() if other is not plugin]
+            caller = self._pluggy.subset_hook_caller(hook, remove_plugins=others)
+            try:
+                results = caller()
+                if caller.get_hookimpls() and not results:  # pluggy leaves out what is None
+                    raise TypeError("returned None; expected an iterable, perhaps `return` is missing")
+                items = [item for result in results for item in result]
+                for item in items:
+                    _check_kind(item, kinds)
+            except Exception as exc:  # a hook may raise anything; the others must still be heard
+                failures.append(PluginFailure(provenance, hook, _cause(exc)))
+                continue
+            for item in items:
+                _add(found, Registered(item, provenance))
+        return found
+
     def _fail(self, provenance: Provenance, hook: str, exc: Exception) -> None:
         self._failures.append(PluginFailure(provenance, hook, _cause(exc)))
         if provenance not in self._plugins and provenance not in self._broken:
             self._broken.append(provenance)
+
+
+def load_trainers(
+    disabled: Iterable[str] = (),
+) -> tuple[dict[str, Registered[click.Command]], tuple[PluginFailure, ...]]:
+    """The commands of ``llmrec train`` of all installed plugins but the `disabled` ones, see `Manager.trainers`.
+
+    Raises:
+        NameCollisionError: Two plugins declare a command of the same name.
+    """
+    manager = Manager(disabled)
+    manager.load_entry_points()
+    return manager.trainers()
 
 
 def load_catalogue(disabled: Iterable[str] = ()) -> Catalogue:

@@ -7,12 +7,14 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Generic, TypeVar
 
+import click
+
 from llmrec_plugin.errors import UnknownNameError
 from llmrec_plugin.generation import Generator
 from llmrec_plugin.inference import Runtime
 from llmrec_plugin.specs import Feature, Model
 
-T = TypeVar("T", bound="Feature | Model | Runtime | Generator")
+T = TypeVar("T", bound="Feature | Model | Runtime | Generator | click.Command")
 
 
 @dataclass(frozen=True)

@@ -36,6 +36,7 @@ from llmrec_plugin.specs.models import (
     Precision,
     Rotation,
 )
+from llmrec_plugin.specs.networks import NetworkFeature, NetworkModel
 from llmrec_plugin.specs.prompts import Prompt, Slot
 from llmrec_plugin.specs.tokens import Choice, Decoding, Json, Output, Scores, ShortText, Tags, TokenFeature
 
@@ -84,6 +85,8 @@ __all__ = [
     "LabelModel",
     "Metric",
     "Model",
+    "NetworkFeature",
+    "NetworkModel",
     "OnEmpty",
     "Output",
     "Pooling",

@@ -1,7 +1,8 @@
-"""``llmrec train tags | synopsis``."""
+"""``llmrec train``: the built-in ``tags`` and ``synopsis``, and the commands of plugins."""
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -9,7 +10,7 @@ from typing import Any, TypeVar
 import click
 
 from llmrec_plugin.errors import DeclarationError
-from llmrec_plugin.manager import load_catalogue
+from llmrec_plugin.manager import load_catalogue, load_trainers
 from llmrec_plugin.settings import load_settings
 from llmrec_plugin.specs import EncoderModel
 
@@ -44,9 +45,26 @@ def _common(epochs: int, patience: int, rate: float) -> Callable[[Command], Comm
     return decorate
 
 
-@click.group()
+class _Trainers(click.Group):
+    """The built-in commands and those of plugins, which are imported when the group is used."""
+
+    @functools.cached_property
+    def _plugins(self) -> dict[str, click.Command]:
+        found, failures = load_trainers(load_settings().disabled_plugins)
+        for failure in failures:
+            click.secho(f"A plugin is not used: {failure}", fg="yellow", err=True)
+        return {name: command.declaration for name, command in found.items() if name not in self.commands}
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted({*super().list_commands(ctx), *self._plugins})
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        return super().get_command(ctx, cmd_name) or self._plugins.get(cmd_name)
+
+
+@click.group(cls=_Trainers)
 def train() -> None:
-    """Trains a small model on a frozen encoder, and measures it against what needs no training.
+    """Trains a model, and measures it against what needs no training.
 
     Near duplicates (equal texts, equal first sentences, names of one stem) are never in two of training, validation
     and test. A run that was stopped goes on when it is started again.

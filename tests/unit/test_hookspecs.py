@@ -11,16 +11,23 @@ from llmrec_plugin.hookspecs import (
     llmrec_register_generators,
     llmrec_register_models,
     llmrec_register_runtimes,
+    llmrec_register_trainers,
 )
 
-HOOKS = [llmrec_register_features, llmrec_register_models, llmrec_register_runtimes, llmrec_register_generators]
+HOOKS = [
+    llmrec_register_features,
+    llmrec_register_models,
+    llmrec_register_runtimes,
+    llmrec_register_generators,
+    llmrec_register_trainers,
+]
 
 
 def test_every_hook_is_called_by_the_manager():
     plugins = pluggy.PluginManager(hookspecs.PROJECT)
     plugins.add_hookspecs(hookspecs)
     named = {name for name in vars(plugins.hook) if not name.startswith("_")}
-    assert named == {hook.__name__ for hook in HOOKS} == set(manager._HOOKS)
+    assert named == {hook.__name__ for hook in HOOKS} == {*manager._HOOKS, manager._TRAINERS}
 
 
 @pytest.mark.parametrize("hook", HOOKS)

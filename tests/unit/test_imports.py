@@ -31,6 +31,8 @@ def modules_after(code: str) -> set[str]:
         "llmrec_plugin.export",
         "llmrec_plugin.cli",
         "llmrec_plugin.serving",
+        "llmrec_plugin.interactions",
+        "llmrec_plugin.networks",
     ],
 )
 def test_an_import_loads_nothing_heavy(module):
@@ -75,6 +77,8 @@ def test_the_public_names_are_these_and_exist():
         "Json",
         "LLMRecError",
         "LabelModel",
+        "NetworkFeature",
+        "NetworkModel",
         "Placement",
         "Prompt",
         "Request",

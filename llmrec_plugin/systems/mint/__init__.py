@@ -17,10 +17,15 @@ Factories give declarations, for the repo to publish. What differs from the pape
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from llmrec_plugin import TokenFeature, hookimpl
 from llmrec_plugin.systems.mint.evaluation import mean_ndcg, ndcg, ranked
 from llmrec_plugin.systems.mint.features import bi_encoder, retriever, synthetic_query
 from llmrec_plugin.systems.mint.queries import Pair, keep_likely, query_likelihood, query_pairs, query_rows, split_pairs
+
+if TYPE_CHECKING:
+    import click
 
 __all__ = [
     "Pair",
@@ -36,6 +41,13 @@ __all__ = [
     "split_pairs",
     "synthetic_query",
 ]
+
+
+@hookimpl
+def llmrec_register_trainers() -> list[click.Command]:
+    from llmrec_plugin.systems.mint.commands import bi_encoder  # for the command line only
+
+    return [bi_encoder]
 
 
 @hookimpl

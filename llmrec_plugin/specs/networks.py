@@ -1,0 +1,167 @@
+"""Trained networks over columns, and the features they compute: sequences of ids, stored vectors, pictures, pairs."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, TypeAlias, get_args
+
+from llmrec_plugin.errors import DeclarationError
+from llmrec_plugin.specs.checks import (
+    PIPELINE_VERSION,
+    check_choice,
+    check_flag,
+    check_model_name,
+    check_name,
+    check_positive,
+    check_source,
+    check_text,
+    digest,
+    is_number,
+    rebuilt,
+    template_columns,
+    to_spec,
+)
+from llmrec_plugin.specs.embeddings import EmbeddingFeature, HistoryEmbeddingFeature, OnEmpty, Storage
+from llmrec_plugin.specs.models import Metric
+
+_FUNCTION = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*\Z")
+
+
+@dataclass(frozen=True, kw_only=True)
+class NetworkModel:
+    """A trained PyTorch network that ``llmrec export`` turns into ONNX.
+
+    Attributes:
+        name: The name features refer to.
+        source: The folder that training wrote: ``path:<folder>`` or ``package:<module>/<folder>``.
+        network: ``<module>:<function>`` of a plugin; called at export with that folder (`pathlib.Path`), it returns an
+            `llmrec_plugin.networks.Network`.
+        tolerance: Largest absolute difference to PyTorch that export accepts.
+    """
+
+    name: str
+    source: str
+    network: str
+    tolerance: float = 1e-4
+
+    def __post_init__(self) -> None:
+        check_model_name(self.name)
+        owner = f"model {self.name!r}"
+        check_source(owner, self.source)
+        if not isinstance(self.network, str) or not _FUNCTION.match(self.network):
+            raise DeclarationError(f"{owner}: network must be '<module>:<function>', got {self.network!r}.")
+        if not is_number(self.tolerance) or not 0 < self.tolerance <= 1e-2:
+            raise DeclarationError(f"{owner}: tolerance must be in (0, 0.01], got {self.tolerance!r}.")
+
+
+InputSource: TypeAlias = str | EmbeddingFeature | HistoryEmbeddingFeature
+"""A column, a text template (for `Tokens`), or an embedding feature (for `Vector`) that is computed on the way."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class NetworkFeature:
+    """One vector or number per row: columns -> inputs -> network.
+
+    Attributes:
+        name: Name of the feature, of its Feast view and of its output column.
+        entity: Name of the Feast entity whose rows are read and stored; None for a feature of request time only, such
+            as one of a session or of a pair.
+        model: Name of the network.
+        inputs: Input of the network -> what it is read from: a column's name; for a text, a template such as
+            ``"{title}. {plot}"``; for a vector, also an embedding feature, which need not be published itself.
+        dims: Length of the vector; None for one number (``Float32``).
+        metric: The similarity these vectors are meant for; None for a number.
+        space: Must equal the artifact's space where the vectors are compared with those of another network.
+        on_empty: What a row without input gives: ``"null"``, or ``"zeros"`` (a number: 0).
+        storage: How Feast holds a vector, as in `EmbeddingFeature`; numbers are ``Float32``.
+        status: Whether the views have a second column ``<name>_status``, as in `EmbeddingFeature`.
+        deadline_ms: Request time only: milliseconds a row may wait for inference, None for as long as it takes.
+        on_deadline: What a row that missed the deadline gives, as `on_empty`.
+        description: For people; shown in the Feast UI.
+    """
+
+    name: str
+    entity: str | None
+    model: str
+    inputs: Any  # a mapping or pairs; kept as sorted pairs
+    dims: int | None
+    metric: Metric | None
+    space: str = ""
+    on_empty: OnEmpty = "null"
+    storage: Storage = "list"
+    status: bool = False
+    deadline_ms: int | None = None
+    on_deadline: OnEmpty = "null"
+    description: str = ""
+
+    kind: ClassVar[str] = "network"
+    _LABELS: ClassVar[frozenset[str]] = frozenset(
+        {"name", "entity", "description", "model", "status", "deadline_ms", "on_deadline", "space"}
+    )
+
+    def __post_init__(self) -> None:
+        check_name("feature", self.name)
+        owner = f"feature {self.name!r}"
+        if self.entity is not None and (not isinstance(self.entity, str) or not self.entity):
+            raise DeclarationError(f"{owner}: entity must be a Feast entity's name or None, got {self.entity!r}.")
+        if not isinstance(self.model, str) or not self.model:
+            raise DeclarationError(f"{owner}: model must be the name of a registered model, got {self.model!r}.")
+        object.__setattr__(self, "inputs", _checked_inputs(owner, self.inputs))
+        if self.dims is not None:
+            check_positive(owner, "dims", self.dims)
+        check_choice(owner, "metric", self.metric, (None,) if self.dims is None else get_args(Metric))
+        check_text(owner, "space", self.space)
+        check_choice(owner, "on_empty", self.on_empty, get_args(OnEmpty))
+        check_choice(owner, "storage", self.storage, get_args(Storage) if self.dims is not None else ("list",))
+        check_flag(owner, "status", self.status)
+        check_choice(owner, "on_deadline", self.on_deadline, get_args(OnEmpty))
+        if self.deadline_ms is not None:
+            check_positive(owner, "deadline_ms", self.deadline_ms)
+
+    @property
+    def status_name(self) -> str:
+        """Name of the status column, where there is one."""
+        return f"{self.name}_status"
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The columns the feature reads."""
+        return tuple(dict.fromkeys(column for _, source in self.inputs for column in columns_of_source(source)))
+
+    @property
+    def parts(self) -> tuple[tuple[str, EmbeddingFeature | HistoryEmbeddingFeature], ...]:
+        """Input and embedding feature, for the inputs that are computed."""
+        return tuple((name, source) for name, source in self.inputs if not isinstance(source, str))
+
+    def fingerprint(self, artifact_id: str) -> str:
+        """Covers everything that changes the values but the encoders of `parts`; 64 hex digits."""
+        spec = {key: value for key, value in to_spec(self).items() if key not in self._LABELS}
+        return digest([PIPELINE_VERSION, artifact_id, spec])
+
+
+def columns_of_source(source: InputSource) -> tuple[str, ...]:
+    """The columns behind one input."""
+    if not isinstance(source, str):
+        return source.columns
+    return template_columns(source) if "{" in source else (source,)
+
+
+def _checked_inputs(owner: str, value: object) -> tuple[tuple[str, InputSource], ...]:
+    pairs = dict(value).items() if isinstance(value, (Mapping, list, tuple)) else ()
+    checked: list[tuple[str, InputSource]] = []
+    for name, source in pairs:
+        if isinstance(source, str):
+            check_text(owner, f"inputs[{name!r}]", source)
+            if "{" in source:
+                template_columns(source, owner=owner)
+            elif not source.isidentifier():
+                raise DeclarationError(f"{owner}: input {name!r} must name a column or a template, got {source!r}.")
+            checked.append((str(name), source))
+        else:
+            field = f"inputs[{name!r}]"
+            checked.append((str(name), rebuilt(owner, field, source, EmbeddingFeature, HistoryEmbeddingFeature)))
+    if not checked or not all(name.isidentifier() for name, _ in checked):
+        raise DeclarationError(f"{owner}: inputs must map the network's inputs to columns, got {value!r}.")
+    return tuple(sorted(checked, key=lambda pair: pair[0]))
