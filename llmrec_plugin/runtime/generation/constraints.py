@@ -31,12 +31,15 @@ class Constraint(Protocol):
 
         Args:
             state: After the tokens written so far.
-            room: Tokens that may still be written, at least 1. Only what can be brought to an end within it is allowed,
-                unless nothing can.
+            room: Tokens that may still be written, at least 1; see `settle`.
 
         Returns:
             Empty: the value is complete and nothing may follow. None: anything may.
         """
+
+    def settle(self, state: State, token: int, room: int) -> int:
+        """The token, if the value can be brought to an end within `room` tokens, itself included; else another one that
+        is allowed and begins such an end, where there is any."""
 
     def advance(self, state: State, token: int) -> State:
         """The state after a token that was allowed; `state` stays as it is."""
@@ -163,6 +166,9 @@ class ItemList:
         # Where there is no room for any item, what is written is cut anyway.
         return following if following.size else self._below(state, state.trie, state.node, None)
 
+    def settle(self, state: _ListState, token: int, room: int) -> int:
+        return token  # nothing else was allowed
+
     def advance(self, state: _ListState, token: int) -> _ListState:
         trie = self._tries[state.trie]
         child = trie.children[state.node].get(token)
@@ -231,12 +237,16 @@ class ItemList:
 
 
 class JsonGrammar:
-    """JSON of a schema, by `llguidance`.
+    """JSON of a schema, by `llguidance`, which does not know how much room there is.
+
+    So a chosen token is held against the length of an end that is found greedily. That end may be longer than need be
+    and never too short: what does not fit gives way to the end's own next token.
 
     Args:
         schema: JSON Schema as text.
         tokenizer: Content of ``tokenizer.json``.
-        vocab_size: Length of the logits.
+        pieces: The text of each token.
+        vocab_size: Length of the logits, at least as many as there are tokens.
         eos_token_id: The token that ends the output.
 
     Raises:
@@ -244,7 +254,7 @@ class JsonGrammar:
         DeclarationError: It does not know a part of the schema.
     """
 
-    def __init__(self, schema: str, tokenizer: str, vocab_size: int, eos_token_id: int) -> None:
+    def __init__(self, schema: str, tokenizer: str, pieces: Sequence[str], vocab_size: int, eos_token_id: int) -> None:
         try:
             import llguidance  # native code that only this output needs
             import llguidance.numpy as bitmasks
@@ -258,6 +268,14 @@ class JsonGrammar:
         self._matcher = llguidance.LLMatcher(reader, grammar)
         if self._matcher.get_error():
             raise DeclarationError(f"json: the schema cannot be followed: {self._matcher.get_error()}")
+        self._eos = eos_token_id
+        pieces = [*pieces, *[""] * (vocab_size - len(pieces))]
+        self._rank = np.array(
+            [_CLOSING.get(piece, len(_CLOSING) + _LONGEST - len(piece[:_LONGEST])) for piece in pieces]
+        )
+        """The order in which tokens are tried for a short end: closing marks, then long pieces."""
+        self._ample = _AMPLE * max(self._end(self._matcher, _FARTHEST), len(schema) // 4)
+        """With more room than this the end is not looked for."""
 
     def start(self) -> Any:
         return self._matcher.deep_copy()
@@ -266,6 +284,19 @@ class JsonGrammar:
         return bool(state.is_accepting())
 
     def allowed(self, state: Any, room: int) -> np.ndarray:
+        return self._following(state)
+
+    def settle(self, state: Any, token: int, room: int) -> int:
+        if room > self._ample or token == self._eos or self._end(self.advance(state, token), room - 1) < room:
+            return token
+        return self._nearest(state) if self._end(state, room) <= room else token
+
+    def advance(self, state: Any, token: int) -> Any:
+        following = state.deep_copy()
+        following.consume_token(token)
+        return following
+
+    def _following(self, state: Any) -> np.ndarray:
         if state.is_stopped():
             return np.empty(0, dtype=np.int64)
         mask = self._bitmasks.allocate_token_bitmask(1, self._vocab_size)
@@ -273,10 +304,28 @@ class JsonGrammar:
         bits = np.unpackbits(mask.view(np.uint8), bitorder="little")[: self._vocab_size]
         return np.flatnonzero(bits)
 
-    def advance(self, state: Any, token: int) -> Any:
-        following = state.deep_copy()
-        following.consume_token(token)
-        return following
+    def _end(self, state: Any, most: int) -> int:
+        """Tokens from a state to an end, the token that ends the output not counted; more than `most` if beyond it."""
+        state, length = state.deep_copy(), 0
+        while length <= most:
+            if state.is_accepting():
+                return length
+            tokens = state.compute_ff_tokens() or [self._nearest(state)]
+            if tokens[0] < 0 or not state.consume_tokens(tokens):
+                break
+            length += len(tokens)
+        return most + 1
+
+    def _nearest(self, state: Any) -> int:
+        """The token that promises the nearest end; -1 where none may follow."""
+        tokens = self._following(state)
+        return int(tokens[self._rank[tokens].argmin()]) if tokens.size else -1
+
+
+_CLOSING = {mark: rank for rank, mark in enumerate(('"', "}", "]", "0", "1", "null", ":"))}
+_LONGEST = 32
+_AMPLE = 4
+_FARTHEST = 4096
 
 
 def constraint_of(
@@ -303,7 +352,8 @@ def constraint_of(
         _build_bridges(output.vocabulary, first, later, tokenizer)
         return ItemList(first, later, output.max_items, manifest.eos_token_ids)
     if isinstance(output, Json):
-        return JsonGrammar(output.schema, source(), manifest.vocab_size, manifest.eos_token_ids[0])
+        pieces = tokenizer.pieces(manifest.vocab_size)
+        return JsonGrammar(output.schema, source(), pieces, manifest.vocab_size, manifest.eos_token_ids[0])
     return None
 
 

@@ -171,19 +171,22 @@ class Writing:
                 masked = np.full(scores.shape[1], -np.inf, dtype=np.float32)
                 masked[allowed] = scores[i, allowed]
                 scores[i] = masked
-        row.room -= 1
         count = max(2, 1 + len(self._ends)) * beams.beams
+        best = best_candidates(scores, count)
+        if self._constraint is not None:
+            best = self._settled(best, beams.running, scores, row.room)
+        row.room -= 1
         candidates = []
-        for parent, token in best_candidates(scores, count):
+        for parent, token in best:
             one = beams.running[parent]
             logprob = one.logprob + float(chances[parent, token])
             candidates.append(self._continued(row, parent, one, token, scores[parent, token], logprob))
         parents = beams.advance(candidates)
         if not parents:
-            best = beams.best
-            row.finish = "stop" if best.ended else "length"
-            row.logprob = best.logprob
-            row.tokens = list(best.tokens[:-1] if best.tokens[-1] in self._ends else best.tokens)
+            result = beams.best
+            row.finish = "stop" if result.ended else "length"
+            row.logprob = result.logprob
+            row.tokens = list(result.tokens[:-1] if result.tokens[-1] in self._ends else result.tokens)
             row.text = self._before_stop(row.tokens)
         return parents
 
@@ -209,6 +212,16 @@ class Writing:
             ended = self._before_stop(tokens) is not None
         return Continuation(parent, Hypothesis(tokens, score, logprob, state, ended), ended or row.room == 0)
 
+    def _settled(
+        self, candidates: list[tuple[int, int]], running: Sequence[Hypothesis], scores: np.ndarray, room: int
+    ) -> list[tuple[int, int]]:
+        """The candidates that can be brought to an end, each once, best first."""
+        assert self._constraint is not None
+        settled = {
+            (parent, self._constraint.settle(running[parent].state, token, room)) for parent, token in candidates
+        }
+        return sorted(settled, key=lambda candidate: (-scores[candidate], candidate))
+
     def _pick(self, row: Row, logits: np.ndarray) -> int:
         allowed = self._without_repetition(row.options, row.tokens)
         values = logits if allowed is None else logits[allowed]
@@ -216,7 +229,8 @@ class Writing:
             at = int(values.argmax())
         else:
             at = draw(values, self._decoding, float(row.draws[self._decoding.max_new_tokens - row.room]))
-        return at if allowed is None else int(allowed[at])
+        token = at if allowed is None else int(allowed[at])
+        return token if self._constraint is None else self._constraint.settle(row.state, token, row.room)
 
     def _allowed(self, state: State, tokens: list[int], room: int) -> np.ndarray | None:
         allowed = None if self._constraint is None else self._constraint.allowed(state, room)

@@ -9,7 +9,7 @@ from llmrec_plugin.errors import SourceError
 from llmrec_plugin.export.grafting import complete, read_base
 from llmrec_plugin.training import loop
 from llmrec_plugin.training.loop import Plan
-from llmrec_plugin.training.synopsis import Size, score_texts, train_synopsis
+from llmrec_plugin.training.synopsis import Size, gain, score_texts, train_synopsis
 
 PLAN = Plan(epochs=16, patience=6, learning_rate=8e-3)
 SIZE = Size(decoder_layers=1, source_tokens=24, target_tokens=6, batch=32)
@@ -84,3 +84,12 @@ def test_shares_of_empty_and_rambling_texts():
     assert scores["empty"] == pytest.approx(1 / 3)
     assert scores["rambling"] == pytest.approx(1 / 3)
     assert scores["words"] == pytest.approx(5 / 3)
+
+
+def test_the_gain_is_that_of_the_means_and_its_interval_knows_what_is_certain():
+    truth = ["a small tool"] * 20
+    better = gain(truth, ["a small tool"] * 20, ["tool"] * 20)
+    assert better["low"] == pytest.approx(better["mean"]) == pytest.approx(0.5)
+    mixed = gain(truth, ["a small tool", "nothing"] * 10, ["nothing", "a small tool"] * 10)
+    assert mixed["mean"] == pytest.approx(0)
+    assert mixed["low"] < 0 < mixed["high"]

@@ -54,3 +54,28 @@ def test_a_schema_that_cannot_be_followed_is_refused():
     schema = Json(schema={"type": "object", "unevaluatedProperties": {"not": {}}, "$ref": "#/nowhere"})
     with pytest.raises(DeclarationError, match="schema"):
         constraint_of(schema, manifest(), PromptTokenizer(tokenizer_text()), tokenizer_text)
+
+
+OPEN_ENDED = {
+    "type": "object",
+    "properties": {"words": {"type": "array", "items": {"type": "string"}}, "note": {"type": "string"}},
+    "required": ["words", "note"],
+}
+
+
+@pytest.mark.parametrize("room", [40, 45, 60])
+@pytest.mark.parametrize("method", ["greedy", "sample", "beam"])
+def test_values_without_bounds_are_closed_before_the_room_ends(generators, method, room):
+    pytest.importorskip("llguidance", reason="the constrained extra is not installed")
+    beams = 2 if method == "beam" else 1
+    decoding = Decoding(method=method, temperature=2.0 if method == "sample" else 1.0, beams=beams, max_new_tokens=room)
+    asked = [request(text, seed=i) for i, text in enumerate(("web", "red blue", "a game engine", "java"))]
+    for one in generators.open("llama").generate(asked, decoding, Json(schema=OPEN_ENDED)):
+        assert set(json.loads(one.text)) == {"words", "note"}
+        assert one.finish == "stop"
+
+
+def test_without_room_for_any_value_the_output_is_cut(generators):
+    pytest.importorskip("llguidance", reason="the constrained extra is not installed")
+    [one] = generators.open("llama").generate([request("web")], Decoding(max_new_tokens=4), Json(schema=OPEN_ENDED))
+    assert one.finish == "length"
