@@ -195,8 +195,12 @@ def equality(work: str, ours: Any, theirs: Any) -> dict[str, Any]:
 
 
 def write(result: dict[str, Any], output: Path | None) -> None:
-    """The result as JSON and as a page."""
+    """The result as JSON and as a page, with the works of an earlier run on the same machine that it lacks."""
     if output is not None:
+        path = output.with_suffix(".json")
+        earlier = json.loads(path.read_text()) if path.is_file() else {}
+        same = earlier.get("conditions", {}).get("versions") == result["conditions"]["versions"]
+        result = {**result, "works": (earlier["works"] if same else {}) | result["works"]}
         output.with_suffix(".json").write_text(json.dumps(result, indent=1) + "\n")
         output.with_suffix(".md").write_text(report(result))
 
@@ -228,8 +232,6 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     }
     result: dict[str, Any] = {
         "conditions": {
-            "rows": options.rows,
-            "rounds": options.rounds,
             "threads": options.threads,
             "machine": machine.describe(),
             "python": platform.python_version(),
@@ -287,6 +289,7 @@ def measure_work(
     written = [len(tokens) for tokens in found["llmrec"]] if name != "labels" else []
     return {
         "rows": rows,
+        "rounds": options.rounds,
         "prompt_tokens": {"least": min(lengths), "mean": statistics.mean(lengths), "most": max(lengths)},
         "new_tokens": {"least": min(written), "mean": statistics.mean(written), "most": max(written)}
         if written
@@ -332,7 +335,7 @@ def report(result: dict[str, Any]) -> str:
     lines = [
         "# Generation",
         "",
-        f"{conditions['rounds']} rounds in turns, {conditions['threads']} thread(s) for "
+        f"Engines in turns, {conditions['threads']} thread(s) for "
         f"every engine; {described['cores']} cores of {described['processor']}, which other work may have used: load "
         f"average {load[0]} to {load[-1]}, of which the engine under test makes up to {conditions['threads']}. A Qwen2 "
         "of 21 M parameters with random weights, float32. Made by `python benchmarks/generation.py`, which says what "
@@ -345,7 +348,8 @@ def report(result: dict[str, Any]) -> str:
         lines += [
             f"## {name}",
             "",
-            f"{work['rows']} prompts of {prompts['least']} to {prompts['most']} tokens (mean {prompts['mean']:.1f})"
+            f"{work['rows']} prompts, {work['rounds']} round(s). "
+            f"Prompts of {prompts['least']} to {prompts['most']} tokens (mean {prompts['mean']:.1f})"
             + (
                 f", {written['least']} to {written['most']} new tokens (mean {written['mean']:.1f})."
                 if written
@@ -390,7 +394,7 @@ def main() -> None:
     parser.add_argument("--peers", nargs="*", choices=PEERS, default=list(PEERS))
     parser.add_argument("--works", nargs="*", choices=list(TARGETS), default=list(TARGETS))
     parser.add_argument("--work", type=Path, default=Path(".bench/generation"), help="folder for models")
-    parser.add_argument("--output", type=Path, help="path of the result without its ending")
+    parser.add_argument("--output", type=Path, help="path of the result without its ending; works in it are kept")
     options = parser.parse_args()
     result = measure(options)
     if not options.output:
