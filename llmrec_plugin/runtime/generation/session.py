@@ -33,6 +33,7 @@ from llmrec_plugin.runtime.generation.prompts import EncodedPrompt, PromptTokeni
 from llmrec_plugin.runtime.generation.scoring import ScoredRow, consume_scores, questions_of
 from llmrec_plugin.runtime.generation.slots import Entry, Slots, search, work
 from llmrec_plugin.runtime.generation.writing import Row, Writing
+from llmrec_plugin.runtime.providers import CPU
 from llmrec_plugin.runtime.session import open_session
 from llmrec_plugin.settings import load_settings
 from llmrec_plugin.specs import Decoding, Output, ShortText, to_spec
@@ -43,6 +44,8 @@ ENCODER, DECODER, DECODER_WITH_PAST = "encoder.onnx", "decoder.onnx", "decoder_w
 
 SLOTS = 64
 """Rows of a step: 32 took a fifth more processor time, 128 as much."""
+LEAST_ROWS = 8
+"""Rows that are worth a thread of their own."""
 CACHE_BYTES = 512 * 2**20
 """Of keys and values; there are fewer slots where rows are so long that this is not enough."""
 LEAST_PREFIX = 8
@@ -215,19 +218,17 @@ class FusedEngine:
     Args:
         artifact: The model.
         device: See `open_generator`.
-        threads: CPU threads.
+        threads: CPU threads. Steps of different rows run at a time in as many: that scales better than one step in
+            several threads, which is for the rows that are left over.
         slots: Rows of a step.
-        workers: Threads that run the graph at a time, each with a part of the slots.
     """
 
-    def __init__(
-        self, artifact: GeneratorArtifact, device: Device, threads: int, *, slots: int = SLOTS, workers: int = 1
-    ) -> None:
+    def __init__(self, artifact: GeneratorArtifact, device: Device, threads: int, *, slots: int = SLOTS) -> None:
         self._manifest = artifact.manifest
-        session = _open(artifact.path(GRAPH), device, max(threads // workers, 1))
-        self._graph = FusedGraph(session, artifact.manifest)
+        self._graph = FusedGraph(_open(artifact.path(GRAPH), device, threads), artifact.manifest)
         self.provider = self._graph.provider
-        self.slots, self.workers = slots, workers
+        self.slots = slots
+        self.workers = threads if self.provider == CPU else 1
         self._prefixes: OrderedDict[tuple[int, ...], np.ndarray] = OrderedDict()
         self.steps = 0
         self.tokens = 0
@@ -278,13 +279,11 @@ class FusedEngine:
         job: Callable[[Slots], None],
         least: int = 1,
     ) -> None:
-        """Runs the job in as many threads as there are workers, with as many slots as there is memory for."""
-        most = max(CACHE_BYTES // (capacity * self._graph.bytes_per_token), least)
-        slots = max(min(self.slots, rows, most), least)
-        workers = max(min(self.workers, slots // max(least, 1), rows), 1)
-        parts = [
-            Slots(self._graph, self._graph.new_cache(-(-slots // workers), capacity), prefix) for _ in range(workers)
-        ]
+        """Runs the job in as many threads as rows are worth, with as many slots as there is memory for."""
+        workers = max(min(self.workers, rows // max(LEAST_ROWS, least)), 1)
+        most = CACHE_BYTES // (capacity * self._graph.bytes_per_token * workers)
+        slots = max(min(self.slots, -(-rows // workers), most), least)
+        parts = [Slots(self._graph, self._graph.new_cache(slots, capacity), prefix) for _ in range(workers)]
         if workers == 1:
             job(parts[0])
         else:

@@ -1,8 +1,8 @@
 """Two small generators for the descriptions of Debian packages, trained by ``llmrec train`` and shipped here.
 
-``debian-tagger`` gives debtags of a closed vocabulary; ``debian-synopsis`` writes a one-line summary. Both read with the frozen all-MiniLM-L6-v2, so that only what was trained lies in this
-folder. How they were trained and measured, and what they cannot do: docs/models/debian-tagger.md and
-docs/models/debian-synopsis.md.
+``debian-tagger`` gives debtags of a closed vocabulary; ``debian-synopsis`` writes a one-line summary. Both read with
+the frozen all-MiniLM-L6-v2, so that only what was trained lies in this folder. How they were trained and measured, and
+what they cannot do: docs/models/debian-tagger.md and docs/models/debian-synopsis.md.
 """
 
 from __future__ import annotations

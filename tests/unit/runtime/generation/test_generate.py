@@ -199,7 +199,8 @@ def test_what_all_prompts_begin_with_is_read_once(generators):
 @pytest.mark.parametrize("workers", [1, 2])
 def test_two_threads_of_an_engine_write_what_one_writes(generators, workers):
     session = generators.open(FUSED)
-    engine = FusedEngine(generators.artifact(FUSED), "cpu", 2, slots=6, workers=workers)
+    engine = FusedEngine(generators.artifact(FUSED), "cpu", 2, slots=3)
+    engine.workers = workers
     asked = requests(20)
     for decoding in (Decoding(max_new_tokens=7), Decoding(method="beam", beams=2, max_new_tokens=7)):
         prompts = module.encode_requests(asked, session.artifact.manifest, session._tokenizer, 7)
