@@ -13,6 +13,7 @@ from llmrec_plugin.evaluation.windows import NEVER, Catalogue, Log, Rows, Window
 _DAY = 86_400_000_000  # microseconds
 _LISTS = 128  # whose scores of all items are held at a time
 _SHRINK = 5.0  # events by which a mean rating is drawn to the mean of all
+_RARE = 10.0  # events added to a candidate's
 _LAST = 5
 
 
@@ -20,8 +21,10 @@ _LAST = 5
 class BaseColumns:
     """Popularity, activity, co-occurrence, recency and mean ratings, from the window's snapshot and the histories.
 
-    Co-occurrence is the sum of cosines between a candidate and the items of the history, of columns of the snapshot's
-    user-item matrix; ``last`` counts the newest five items only, ``liked`` liked events only.
+    Co-occurrence is the sum over the history of how often a candidate was used by the users of that item, each user
+    divided by the root of its activity, each count by the roots of both items' popularity (the candidate's with ten
+    events more, so that rare items do not win by chance); ``last`` counts the newest five items only, ``liked`` liked
+    events only.
     """
 
     name: str = "base"
@@ -83,15 +86,15 @@ class BaseColumns:
                 keep = chosen[name]
                 weights = np.ones(int(keep.sum()), dtype=np.float32)
                 history = sparse.csr_matrix((weights, (lists[keep], items[keep])), shape=(len(queries), size))
-                matrix = known.liked if name == "together_liked" else known.used
-                scores = ((history @ matrix.T) @ matrix).toarray()
+                left, right = known.liked if name == "together_liked" else known.used
+                scores = ((history @ left.T) @ right).toarray()
                 found[name][part] = scores[where, rows.item[part]]
         return {name: np.log1p(values) for name, values in found.items()}
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Statistics:
-    """Of a snapshot: (M,) arrays per item and (U, M) matrices with columns of unit length."""
+    """Of a snapshot: (M,) arrays per item, and pairs of (U, M) matrices whose product over users is co-occurrence."""
 
     events: np.ndarray
     recent: np.ndarray
@@ -131,8 +134,11 @@ def _matrix(log: Log, catalogue: Catalogue) -> Any:
     shape = (len(catalogue.users), len(catalogue.items))
     matrix = sparse.csr_matrix((np.ones(len(log), dtype=np.float32), (log.user, log.item)), shape=shape)
     matrix.data[:] = 1.0  # used twice is used
-    counts = np.maximum(np.bincount(matrix.indices, minlength=shape[1]), 1)
-    return (matrix @ sparse.diags((1 / np.sqrt(counts)).astype(np.float32))).tocsr()
+    counts = np.bincount(matrix.indices, minlength=shape[1])
+    activity = np.maximum(np.diff(matrix.indptr), 1)
+    left = matrix @ sparse.diags(1 / np.sqrt(np.maximum(counts, 1)))
+    right = sparse.diags(1 / np.sqrt(activity)) @ matrix @ sparse.diags(1 / np.sqrt(counts + _RARE))
+    return left.astype(np.float32).tocsr(), right.astype(np.float32).tocsr()
 
 
 def _history_means(window: Window) -> np.ndarray:

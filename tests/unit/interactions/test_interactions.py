@@ -60,7 +60,7 @@ def test_what_is_written_is_read_again(tmp_path):
     np.testing.assert_array_equal(again.items["year"], items["year"])
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(st.lists(st.integers(min_value=-(10**15), max_value=5 * 10**15), min_size=1, max_size=20))
 def test_times_keep_their_microseconds(tmp_path_factory, moments):
     folder = tmp_path_factory.mktemp("times")
@@ -144,7 +144,7 @@ def test_texts_are_made_of_columns():
         data.item_texts("{plot}")
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(st.lists(st.tuples(st.sampled_from("uvw"), st.sampled_from("abc"), st.integers(0, 12)), min_size=1, max_size=40))
 def test_a_temporal_split_lets_nothing_look_ahead(rows):
     data = dataset(events(sorted(rows, key=lambda row: row[2])))
@@ -169,7 +169,7 @@ def test_events_of_one_moment_cannot_be_split():
         temporal_split(dataset(events([("u", "a", 1)] * 9)))
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(st.lists(st.sampled_from("uvw"), min_size=3, max_size=60), st.floats(0.01, 0.6), st.floats(0.01, 0.39))
 def test_leaving_out_keeps_something_of_everyone(users, validation, test):
     rows = pd.DataFrame({"user_id": users, "item_id": [str(number) for number in range(len(users))]})
@@ -200,7 +200,7 @@ def test_shares_that_leave_nothing_are_refused(shares):
         temporal_split(dataset(events([("u", "a", 1)])), validation=shares[0], test=shares[1])
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(
     st.lists(st.tuples(st.sampled_from("uv"), st.sampled_from("abcd"), st.integers(0, 5)), min_size=1, max_size=30),
     st.integers(1, 4),
