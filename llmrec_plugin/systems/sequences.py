@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from typing import Any
 
 import numpy as np
@@ -248,6 +249,12 @@ def quality_of(score: Score, sequences: Sequences, *, exclude_seen: bool, evalua
         "test": measured(score, asked, exclude_seen=exclude_seen),
         "baselines": {"popularity": measured(popularity, asked, exclude_seen=exclude_seen)},
     }
+
+
+def fingerprint(sequences: Sequences) -> str:
+    """A hash of vocabulary and training events, 64 hex digits."""
+    parts = ["\n".join(sequences.items).encode(), *(ids.tobytes() + b"|" for ids in sequences.train)]
+    return sha256(b"".join(parts)).hexdigest()
 
 
 def catalogue_texts(dataset: Dataset, template: str) -> dict[str, str]:

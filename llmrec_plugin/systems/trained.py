@@ -60,7 +60,7 @@ def write_trained(
     return space
 
 
-def read_trained(folder: Path, system: str) -> Trained:
+def read_trained(folder: Path, *systems: str) -> Trained:
     """Reads what `write_trained` wrote.
 
     Raises:
@@ -70,10 +70,12 @@ def read_trained(folder: Path, system: str) -> Trained:
 
     missing = [name for name in (CONFIG, ITEMS, WEIGHTS) if not (folder / name).is_file()]
     if missing:
-        raise SourceError(f"{folder}: expected the output of `llmrec train {system}`, but there is no {missing[0]}.")
+        raise SourceError(
+            f"{folder}: expected the output of `llmrec train {systems[0]}`, but there is no {missing[0]}."
+        )
     config = _read(folder / CONFIG)
-    if config.get("system") != system:
-        raise SourceError(f"{folder}: expected a {system} model, got {config.get('system')!r}.")
+    if config.get("system") not in systems:
+        raise SourceError(f"{folder}: expected a {' or '.join(systems)} model, got {config.get('system')!r}.")
     space = _space(folder)
     if config.get("space") != space:
         raise SourceError(f"{folder}: weights and vocabulary are not those that were trained together; train again.")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +15,8 @@ from torch.nn import functional
 from llmrec_plugin.interactions import Dataset
 from llmrec_plugin.systems.bert4rec.network import Bert4Rec, Size
 from llmrec_plugin.systems.sequences import (
-    Sequences,
     batches_by_length,
+    fingerprint,
     measured,
     padded,
     quality_of,
@@ -153,9 +152,3 @@ def scorer(network: Bert4Rec, device: str) -> Callable[[Sequence[np.ndarray]], n
         return network.logits(network.user(ids)).cpu().numpy()
 
     return score
-
-
-def fingerprint(sequences: Sequences) -> str:
-    """A hash of vocabulary and training events, 64 hex digits."""
-    parts = ["\n".join(sequences.items).encode(), *(ids.tobytes() + b"|" for ids in sequences.train)]
-    return sha256(b"".join(parts)).hexdigest()
