@@ -54,4 +54,4 @@ def bert4rec(data: Path, output: Path, device: str, **options: Any) -> None:
         **options,
     )
     print_ranking(quality)
-    click.echo(f"vectors have {options['hidden'] + 1} dims; declare them as docs/systems/bert4rec.md says")
+    click.echo(f"vectors: {options['hidden'] + 1} dims")

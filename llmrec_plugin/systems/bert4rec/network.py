@@ -58,7 +58,8 @@ class Bert4Rec(nn.Module):
 
     def states(self, ids: Tensor) -> Tensor:
         """From ids, (batch, length) int64, to the last layer's states, (batch, length, hidden)."""
-        places = torch.arange(ids.shape[1], device=ids.device)
+        # Padding may go on behind the last place; nobody reads it.
+        places = torch.arange(ids.shape[1], device=ids.device).clamp(max=self.size.max_length)
         states = self.dropout(self.norm(self.items(ids) + self.positions(places)))
         readable = (ids > 0)[:, None, None, :]
         for block in self.blocks:

@@ -91,9 +91,9 @@ class UniSRec(nn.Module):
 
     def states(self, vectors: Tensor) -> Tensor:
         """Item vectors, oldest first, (batch, length, hidden), to states that read what is before them, same shape."""
-        length = vectors.shape[1]
-        places = torch.arange(length, device=vectors.device)
-        states = self.dropout(self.norm(vectors + self.positions(places)))
+        places = torch.arange(vectors.shape[1], device=vectors.device)
+        # Padding may go on behind the last place; nobody reads it.
+        states = self.dropout(self.norm(vectors + self.positions(places.clamp(max=self.size.max_length - 1))))
         readable = (places[None, :] <= places[:, None])[None, None]
         for block in self.blocks:
             states = block(states, readable)
