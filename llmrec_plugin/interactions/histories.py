@@ -28,7 +28,7 @@ def histories(events: pd.DataFrame, last_n: int) -> list[list[str]]:
     now: dict[str, list[str]] = {}  # of the moment that is being read
     moments: dict[str, object] = {}
     found: list[list[str]] = []
-    times = events[TIME] if TIME in events.columns else range(len(events))
+    times = events[TIME].astype("int64").tolist() if TIME in events.columns else range(len(events))
     for user, item, moment in zip(events[USER], events[ITEM], times, strict=True):
         log = past.setdefault(user, deque(maxlen=last_n))
         if moments.get(user) != moment:

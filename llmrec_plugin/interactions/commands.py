@@ -1,0 +1,76 @@
+"""``llmrec data``: public data sets as atomic files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from llmrec_plugin.interactions.dataset import Dataset
+
+_output = click.option(
+    "--output", type=click.Path(file_okay=False, path_type=Path), required=True, help="Folder of the atomic files."
+)
+
+
+@click.group()
+def data() -> None:
+    """Writes a public data set as atomic files, which training and evaluation read."""
+
+
+@data.command()
+@click.option(
+    "--source",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    required=True,
+    help="A folder of MovieLens, such as ml-latest-small.",
+)
+@_output
+@click.option("--name", default="movielens", show_default=True)
+def movielens(source: Path, output: Path, name: str) -> None:
+    """Films and ratings of MovieLens, with times.
+
+    Free-text tags are left out: most are younger than ratings that they would describe.
+
+    \b
+    llmrec data movielens --source ml-latest-small --output data/movielens
+    """
+    from llmrec_plugin.interactions.movielens import movielens as read
+
+    _write(read(source, name=name), output)
+
+
+@data.command()
+@click.option(
+    "--source",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    required=True,
+    help="Packages, a JSON object a line; .gz is read, too.",
+)
+@_output
+@click.option("--name", default="debian", show_default=True)
+@click.option("--least-interactions", default=5, show_default=True, type=click.IntRange(min=1), help="Of a user.")
+@click.option("--most-users", type=click.IntRange(min=1), help="Users at most.  [default: all]")
+@click.option("--seed", default=0, show_default=True, help="Of the choice of users.")
+def debian(source: Path, output: Path, name: str, least_interactions: int, most_users: int | None, seed: int) -> None:
+    """Debian's packages: which packages does a package build on? There are no times.
+
+    \b
+    llmrec data debian --source packages.jsonl.gz --output data/debian --most-users 2000
+    """
+    from llmrec_plugin.interactions.debian import debian_packages
+
+    _write(
+        debian_packages(source, least_interactions=least_interactions, most_users=most_users, seed=seed, name=name),
+        output,
+    )
+
+
+def _write(dataset: Dataset, output: Path) -> None:
+    from llmrec_plugin.interactions.atomic import write_atomic
+
+    write_atomic(dataset, output)
+    events, users, items = (len(table) for table in (dataset.interactions, dataset.users, dataset.items))
+    click.echo(f"{output}: {events:,} interactions of {users:,} users with {items:,} items.")
