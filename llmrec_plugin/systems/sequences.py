@@ -263,13 +263,7 @@ def catalogue_texts(dataset: Dataset, template: str) -> dict[str, str]:
     Raises:
         InputError: No item has a text, or the template names a column that there is not.
     """
-    try:
-        texts = dataset.item_texts(template)
-    except KeyError as exc:
-        raise InputError(
-            f"data set {dataset.name!r}: the template {template!r} names {exc}, but items have "
-            f"{', '.join(map(str, dataset.items.columns))}."
-        ) from exc
+    texts = dataset.item_texts(template)
     found = {key: texts[key] for key in sorted(texts) if texts[key]}
     if not found:
         raise InputError(f"data set {dataset.name!r}: no item has a text by the template {template!r}.")
