@@ -171,7 +171,7 @@ def test_texts_of_items_that_have_one():
     data = ring(items=3, users=20)
     data.items.loc[1, "title"] = None
     assert catalogue_texts(data, "{title}") == {"ring00": "ring place 0", "ring02": "ring place 2"}
-    with pytest.raises(InputError, match="'plot', but items have item_id, title"):
+    with pytest.raises(InputError, match="no column 'plot', only item_id, title"):
         catalogue_texts(data, "{plot}")
 
 
