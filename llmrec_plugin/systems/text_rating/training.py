@@ -273,6 +273,11 @@ def _measure(
         "test_of_user_and_item_means": rating_scores(
             means.predict(list(tested[USER]), list(tested[ITEM])), test, settings.liked
         ),
+        "test_of_means_at_the_moment": rating_scores(
+            means.predict_at(*(tested[column].to_numpy() for column in (USER, ITEM, MOMENT)), table),
+            test,
+            settings.liked,
+        ),
         "test_of_mean": rating_scores(np.full(len(test), means.overall), test, settings.liked),
     }
 

@@ -57,7 +57,7 @@ class PretrainingSettings:
     layers: int | None = None
     dims: int | None = None
     batch_size: int = 32
-    hide: float = 0.5
+    hide: float = 0.3
     anonymous: float = 0.1
     rating_weight: float = 1.0
     most_opinions: int = 500
@@ -258,14 +258,16 @@ class _Task:
         words, rating, _ = self.losses(reviews, rows, seed, self.settings.anonymous)
         return words + self.settings.rating_weight * rating
 
-    def losses(self, reviews: _Reviews, rows: np.ndarray, seed: int, anonymous: float) -> tuple[Any, Any, Any]:
+    def losses(
+        self, reviews: _Reviews, rows: np.ndarray, seed: int, anonymous: float, *, hide: bool = True
+    ) -> tuple[Any, Any, Any]:
         """Losses of the two tasks, and which hidden words were guessed right, (hidden,) bool."""
         rng = np.random.default_rng(seed)
         ids, mask = padded([reviews.tokens[row] for row in rows])
         hidden = torch.zeros(ids.shape, dtype=torch.bool)
         for index, row in enumerate(rows):
             places = reviews.opinions[row]
-            if len(places):
+            if hide and len(places):
                 drawn = rng.random(len(places)) < self.settings.hide
                 drawn[rng.integers(len(places))] = True
                 hidden[index, torch.from_numpy(places[drawn])] = True
@@ -286,13 +288,13 @@ class _Task:
         return total / len(reviews)
 
     def measure(self, reviews: _Reviews, training: _Reviews, deviation: float) -> dict[str, float | None]:
-        """Both tasks on reviews, beside the most frequent opinion word and the mean rating."""
+        """Both tasks, ratings of whole reviews, beside the most frequent opinion word and the mean rating."""
         right: list[Any] = []
         squares = 0.0
         with torch.inference_mode():
             for rows, seed in self.batches(reviews, None):
-                _, rating, hits = self.losses(reviews, rows, seed, 0.0)
-                right.append(hits.numpy())
+                right.append(self.losses(reviews, rows, seed, 0.0)[2].numpy())
+                rating = self.losses(reviews, rows, seed, 0.0, hide=False)[1]
                 squares += rating.item() * len(rows)
         frequent = np.bincount(_opinion_tokens(training), minlength=1).argmax()
         tokens = _opinion_tokens(reviews)

@@ -55,9 +55,7 @@ def review_matrices(
     lengths = sorted({len(values) for values in reviews[vector]})
     if len(lengths) > 1:
         raise InputError(f"review_matrices: vectors must have one length, got {lengths}.")
-    rows = pd.DataFrame({key: reviews[key].to_numpy(), timestamp: (times + _STEP).to_numpy()})
-    rows[timestamp] = rows[timestamp].dt.tz_localize("UTC") if rows[timestamp].dt.tz is None else rows[timestamp]
-    rows = rows.drop_duplicates(ignore_index=True)
+    rows = pd.DataFrame({key: reviews[key], timestamp: times + _STEP}).drop_duplicates(ignore_index=True)
     found = newest_before(
         rows[key].to_numpy(),
         rows[timestamp].astype("int64").to_numpy(),
