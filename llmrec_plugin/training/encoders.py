@@ -1,4 +1,4 @@
-"""A text encoder that is trained: from a folder, through tokens and pooling, to a folder that ``llmrec export`` takes."""
+"""A text encoder that is trained: from a folder, by tokens and pooling, to a folder that ``llmrec export`` takes."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ class TrainableEncoder:
         return vectors
 
     def save(self, folder: Path, network: Any) -> None:
-        """Writes weights and tokenizer, and what sentence-transformers and the export read, pooling and metric included.
+        """Writes weights and tokenizer, and what sentence-transformers and the export read: pooling, metric, length.
 
         Args:
             folder: Folder to write.

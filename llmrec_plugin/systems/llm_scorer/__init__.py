@@ -9,9 +9,9 @@ Recommendation", RecSys 2023), LLMRank (Hou et al., "Large Language Models are Z
 Systems", ECIR 2024) and Chat-REC (Gao et al., "Chat-REC: Towards Interactive and Explainable LLMs-Augmented Recommender
 System", arXiv 2303.14524).
 
-**Pointwise**: each candidate gets a score by itself. **Listwise**: the model sees all candidates and puts them in order.
-What a model writes may be no order at all, and the order in which candidates are shown moves it: `list_report` counts
-the first, `position_bias` measures the second.
+**Pointwise**: each candidate gets a score by itself. **Listwise**: the model sees all candidates and puts them in
+order. What a model writes may be no order at all, and the order in which candidates are shown moves it: `list_report`
+counts the first, `position_bias` measures the second.
 
 Factories give declarations, for the repo to publish. What differs from the papers is in docs/systems/llm-scorer.md.
 """

@@ -2,9 +2,9 @@
 
     request -> k orders of its candidates, drawn -> k columns, one prompt each -> k answers -> mean rank -> scores
 
-A column is what one prompt gives for one row, so the average of k prompts is no column: each permutation is a feature,
-and `ListwiseRanker` puts their values together beside ``get_online_features``. The scores belong to the candidate set of
-one request and are not stored.
+A column is what one prompt gives for one row, so the average of k prompts is no column: each permutation is a
+feature, and `ListwiseRanker` puts their values together beside ``get_online_features``. The scores belong to the
+candidate set of one request and are not stored.
 """
 
 from __future__ import annotations
@@ -146,7 +146,7 @@ class ListwiseRanker:
         """The candidates as the prompt shows them, each on one line."""
         if isinstance(candidates, str) or not 0 < len(candidates) <= self.max_candidates:
             raise InputError(
-                f"ranking: expected 1 to {self.max_candidates} candidates, got {len(candidates)}. Rank the best ones of "
+                f"ranking: expected 1 to {self.max_candidates} candidates, got {len(candidates)}. Rank the best of "
                 "a retriever, or declare more max_candidates."
             )
         empty = [place for place, title in enumerate(candidates) if not is_text(title)]

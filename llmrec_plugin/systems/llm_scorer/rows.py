@@ -1,4 +1,4 @@
-"""From interactions to the rows of `pointwise_score`: what a person liked and did not like before, and the candidate."""
+"""From interactions to the rows of `pointwise_score`: what a person liked and disliked before, and the candidate."""
 
 from __future__ import annotations
 
