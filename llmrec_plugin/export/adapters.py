@@ -142,7 +142,8 @@ def _merge(model: EncoderModel | GeneratorModel, folder: Path, base: Path, targe
             f"model {model.name!r}: the adapter in {folder} does not fit the base {base}: "
             f"{len(loaded.unexpected_keys)} of its weights have no place there and {len(missing)} places have no "
             f"weights, e.g. {' and '.join(map(repr, examples))}. Give the base it was trained on, and for an encoder "
-            "an adapter of the encoder, not of a model with a head; or save it again with the version of peft that trained it."
+            "an adapter of the encoder, not of a model with a head; or save it again with the version of peft that "
+            "trained it."
         )
     expected = _outputs(adapted, inputs)
     with quiet():

@@ -12,7 +12,7 @@ from typing import Any
 from llmrec_plugin.errors import DeclarationError
 from llmrec_plugin.export.reference import load_network
 from llmrec_plugin.export.toolchain import quiet, require
-from llmrec_plugin.specs import EncoderModel
+from llmrec_plugin.specs import EncoderModel, GeneratorModel
 
 
 def prune(model: EncoderModel, source: Path, target: Path) -> Path:
@@ -41,7 +41,7 @@ def prune(model: EncoderModel, source: Path, target: Path) -> Path:
     return target
 
 
-def layer_list(model: EncoderModel, network: Any, count: int) -> tuple[str, Any]:
+def layer_list(model: EncoderModel | GeneratorModel, network: Any, count: int) -> tuple[str, Any]:
     """Name and module of the one list with `count` modules of one class.
 
     Raises:

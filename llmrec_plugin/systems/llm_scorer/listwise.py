@@ -254,7 +254,10 @@ def _schema(most: int) -> str:
 
 def _prompt(name: str, max_candidates: int) -> Prompt:
     prompt = load_prompt(f"package:llmrec_plugin.systems.llm_scorer/prompts/{name}.md")
-    room = {"max_items": max_candidates, "max_tokens": max_candidates * _TOKENS_OF_CANDIDATE}
-    return replace(
-        prompt, slots=tuple(replace(slot, **room) if slot.name == "candidates" else slot for slot in prompt.slots)
+    slots = (
+        replace(slot, max_items=max_candidates, max_tokens=max_candidates * _TOKENS_OF_CANDIDATE)
+        if slot.name == "candidates"
+        else slot
+        for slot in prompt.slots
     )
+    return replace(prompt, slots=tuple(slots))

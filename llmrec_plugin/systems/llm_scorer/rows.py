@@ -43,21 +43,25 @@ def scoring_rows(
             f"scoring_rows: expected most of 1 or more and, with liked_from, a column {RATING!r}; got most={most} and "
             f"columns {', '.join(map(str, events.columns))}."
         )
-    is_liked = [True] * len(events) if liked_from is None else (events[RATING] >= liked_from).tolist()
+    is_liked: list[bool] = [True] * len(events) if liked_from is None else (events[RATING] >= liked_from).tolist()
     items = events[ITEM].tolist()
     past = histories(events.assign(**{ITEM: range(len(events))}), _READ * most)  # positions of earlier events
-    shown = [
-        [[texts[items[row]] for row in rows if is_liked[row] is side and texts.get(items[row])][:most] for rows in past]
-        for side in (True, False)
-    ]
+
+    def shown(side: bool) -> pd.Series:
+        lists = [
+            [texts[items[row]] for row in map(int, rows) if is_liked[row] is side and texts.get(items[row])][:most]
+            for rows in past
+        ]
+        return pd.Series(lists, index=events.index, dtype=object)
+
     times = {TIME: events[TIME]} if TIME in events.columns else {}
     table = pd.DataFrame(
         {
             USER: events[USER],
             ITEM: events[ITEM],
             **times,
-            "liked": pd.Series(shown[0], index=events.index, dtype=object),
-            "disliked": pd.Series(shown[1], index=events.index, dtype=object),
+            "liked": shown(True),
+            "disliked": shown(False),
             "candidate": [texts.get(item) or None for item in items],
             "label": [int(liked) for liked in is_liked],
         },

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from llmrec_plugin.errors import InputError
-from llmrec_plugin.interactions import ITEM, USER, Dataset, split_dataset
+from llmrec_plugin.interactions import ITEM, TIME, USER, Dataset, split_dataset
 from llmrec_plugin.systems.llm_scorer.features import YES_NO, pointwise_score
 from llmrec_plugin.systems.llm_scorer.rows import scoring_rows
 from llmrec_plugin.training.loop import Plan, fit
@@ -89,8 +89,8 @@ def train_scorer(
 ) -> dict[str, Any]:
     """Tunes a copy of the generator in `base` and saves it, merged, into `output`.
 
-    `output` gets the merged model, ``adapter/`` with LoRA alone, ``quality.json`` and ``work/`` with the checkpoint of a
-    run that was stopped. Equal input, seed and thread count give equal weights on one machine.
+    `output` gets the merged model, ``adapter/`` with LoRA alone, ``quality.json`` and ``work/`` with the checkpoint of
+    a run that was stopped. Equal input, seed and thread count give equal weights on one machine.
 
     Args:
         dataset: Interactions and texts.
@@ -150,7 +150,7 @@ def train_scorer(
 
 
 def example_rows(dataset: Dataset, settings: ScorerSettings) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Training and validation rows: those of `scoring_rows`, and ``history`` with all earlier items of the person.
+    """Training and validation rows of `scoring_rows`, drawn; without ratings, as many again with items drawn.
 
     Raises:
         InputError: A part has no rows, or rows of one label only.
@@ -158,12 +158,14 @@ def example_rows(dataset: Dataset, settings: ScorerSettings) -> tuple[pd.DataFra
     import pandas as pd
 
     split = split_dataset(dataset, seed=settings.seed)
-    events = pd.concat([split.train, split.validation], ignore_index=True)
+    events = pd.concat([split.train.assign(_train=True), split.validation.assign(_train=False)], ignore_index=True)
+    if dataset.timed:  # a split that is given need not be one in time
+        events = events.sort_values(TIME, kind="stable", ignore_index=True)
     rows = scoring_rows(
         events, dataset.item_texts(settings.text), liked_from=settings.liked_from, most=settings.most_items
     )
     rng = np.random.default_rng(settings.seed)
-    is_train = rows.index < len(split.train)
+    is_train = events["_train"].to_numpy()[rows.index]
     parts = []
     for name, part, most in (
         ("training", rows[is_train], settings.rows),

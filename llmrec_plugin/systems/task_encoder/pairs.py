@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from llmrec_plugin.errors import InputError
-from llmrec_plugin.interactions import ITEM, RATING, USER, Dataset, histories, split_dataset
+from llmrec_plugin.interactions import ITEM, RATING, TIME, USER, Dataset, histories, split_dataset
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -95,7 +95,10 @@ def make_task(
     split = split_dataset(dataset, seed=seed)
     known = {item: shown for item, shown in _texts(dataset, text).items() if shown}
     parts = [_usable(part, known, liked_from) for part in (split.train, split.validation)]
-    events = pd.concat(parts, ignore_index=True)
+    events = pd.concat([parts[0].assign(_train=True), parts[1].assign(_train=False)], ignore_index=True)
+    if dataset.timed:  # a split that is given need not be one in time
+        events = events.sort_values(TIME, kind="stable", ignore_index=True)
+    learned = events["_train"].to_numpy()
     catalogue = {item: row for row, item in enumerate(sorted(set(events[ITEM])))}
     texts = [known[item] for item in catalogue]
     items = events[ITEM].map(catalogue).to_numpy(dtype=np.int64)
@@ -105,10 +108,7 @@ def make_task(
         queries = [of_user.get(user, "") for user in events[USER]]
     else:
         queries = [", ".join(texts[catalogue[item]] for item in earlier[:last_n]) for earlier in past]
-    learned = len(parts[0])
-    owned = {
-        user: frozenset(group.map(catalogue)) for user, group in events.iloc[:learned].groupby(USER, sort=False)[ITEM]
-    }
+    owned = {user: frozenset(group.map(catalogue)) for user, group in events[learned].groupby(USER, sort=False)[ITEM]}
     nothing: frozenset[int] = frozenset()
     pairs = Pairs(
         queries=queries,
@@ -117,10 +117,7 @@ def make_task(
         owned=[owned.get(user, nothing) for user in events[USER]],
     )
     asked = np.array([bool(text) for text in queries], dtype=bool)
-    train, validation = (
-        pairs.take(np.flatnonzero(asked & side)) for side in (np.arange(len(events)) < learned,
-                                                              np.arange(len(events)) >= learned)
-    )  # fmt: skip
+    train, validation = (pairs.take(np.flatnonzero(asked & side)) for side in (learned, ~learned))
     if not len(train) or not len(validation):
         raise InputError(
             f"data set {dataset.name!r}: expected pairs to learn from and to measure on, got {len(train)} and "
@@ -130,8 +127,8 @@ def make_task(
         texts=texts,
         train=train,
         validation=validation,
-        counts=np.bincount(items[:learned], minlength=len(texts)),
-        without_query=int((~asked[learned:]).sum()),
+        counts=np.bincount(items[learned], minlength=len(texts)),
+        without_query=int((~asked & ~learned).sum()),
     )
 
 
