@@ -19,13 +19,20 @@ from llmrec_plugin.specs import EncoderModel
 _FLAGS = {"mean": "mean_tokens", "cls": "cls_token", "max": "max_tokens", "last_token": "lasttoken"}
 
 
-def encoder_in(place: str, **overrides: Any) -> EncoderModel:
-    """The declaration of the encoder in a folder; what its files do not state is given by `overrides`.
+def encoder_in(place: str, max_tokens: int, **overrides: Any) -> EncoderModel:
+    """The declaration of the encoder in a folder.
+
+    Args:
+        place: The folder, or a source as in `EncoderModel`.
+        max_tokens: Longest text, if the folder's files state none.
+        **overrides: Other fields of `EncoderModel` that its files do not state.
 
     Raises:
         DeclarationError: A field is neither stated nor given, or the two contradict each other.
         SourceError: The folder cannot be found, or holds no safetensors weights.
     """
+    if read_statements(find_folder(place)).max_tokens is None:
+        overrides["max_tokens"] = max_tokens
     return read_model("base", place, overrides)
 
 

@@ -73,7 +73,7 @@ def encoder(
     )
     model = replace(ALL_MINILM_L6_V2, name="base")
     if base is not None:
-        model = encoder_in(base, pooling=pooling, metric=metric, normalize=normalize)
+        model = encoder_in(base, options["max_tokens"], pooling=pooling, metric=metric, normalize=normalize)
     task = make_task(
         read_atomic(data), text, query=query, user_text=user_text, last_n=last_n, liked_from=liked_from, seed=seed
     )
