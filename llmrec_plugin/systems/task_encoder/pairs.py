@@ -24,7 +24,7 @@ class Pairs:
     Attributes:
         queries: n texts.
         items: (n,) int64, rows of the catalogue.
-        past: n sets of items that the user had before; never answers.
+        past: n sets of items that the user had before and that are no answers; empty for training.
         owned: n sets of items that the user has in all of the training part; never negatives.
     """
 
@@ -102,18 +102,17 @@ def make_task(
     catalogue = {item: row for row, item in enumerate(sorted(set(events[ITEM])))}
     texts = [known[item] for item in catalogue]
     items = events[ITEM].map(catalogue).to_numpy(dtype=np.int64)
-    past = histories(events, len(events))
     if query == "user":
         of_user = _user_texts(dataset, user_text)
         queries = [of_user.get(user, "") for user in events[USER]]
     else:
-        queries = [", ".join(texts[catalogue[item]] for item in earlier[:last_n]) for earlier in past]
+        queries = [", ".join(known[item] for item in earlier) for earlier in histories(events, last_n)]
     owned = {user: frozenset(group.map(catalogue)) for user, group in events[learned].groupby(USER, sort=False)[ITEM]}
     nothing: frozenset[int] = frozenset()
     pairs = Pairs(
         queries=queries,
         items=items,
-        past=[frozenset(catalogue[item] for item in earlier) for earlier in past],
+        past=_had_before(events, items, ~learned),
         owned=[owned.get(user, nothing) for user in events[USER]],
     )
     asked = np.array([bool(text) for text in queries], dtype=bool)
@@ -140,6 +139,16 @@ def false_negatives(pairs: Pairs) -> np.ndarray:
     same = pairs.items[:, None] == pairs.items[None, :]
     has = np.array([[int(item) in owned for item in pairs.items] for owned in pairs.owned], dtype=bool)
     return (same | has) & ~np.eye(len(pairs), dtype=bool)
+
+
+def _had_before(events: pd.DataFrame, items: np.ndarray, wanted: np.ndarray) -> list[frozenset[int]]:
+    """For each event that is `wanted` the items of its user's events at earlier times; nothing for the others."""
+    times = events[TIME].to_numpy() if TIME in events.columns else np.arange(len(events))
+    found: list[frozenset[int]] = [frozenset()] * len(events)
+    for rows in events.groupby(USER, sort=False).indices.values():
+        for row in rows[wanted[rows]]:
+            found[row] = frozenset(items[rows[times[rows] < times[row]]].tolist())
+    return found
 
 
 def _usable(events: pd.DataFrame, known: dict[str, str], liked_from: float | None) -> pd.DataFrame:

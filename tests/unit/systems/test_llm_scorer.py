@@ -1,4 +1,4 @@
-"""A model as scorer and ranker: prompts, orders read with care, averages over permutations, counts of what is illegal."""
+"""A model as scorer and ranker: prompts, orders read with care, averages over permutations, illegal outputs counted."""
 
 import json
 import math

@@ -89,8 +89,8 @@ def test_low_ratings_may_be_left_out():
     task = make_task(small(), "{title}", liked_from=4)
     assert task.texts == ["A", "C"]
     assert task.train.queries == ["A"]
+    data = small()
     with pytest.raises(InputError, match="'rating'"):
-        data = small()
         make_task(replace(data, interactions=data.interactions.drop(columns="rating")), "{title}", liked_from=4)
 
 
@@ -232,11 +232,12 @@ def test_layers_that_there_are_not_are_refused(task, model, tmp_path):
 
 def test_the_command_reads_atomic_files_and_prints_the_measured_table(base_folder, tmp_path):
     write_atomic(interactions(), tmp_path / "data")
-    options = "--layers 1 --epochs 1 --pairs 64 --evaluated 20 --history 1 --pooling mean --metric cosine --normalize --max-tokens 24"
+    options = "--layers 1 --epochs 1 --pairs 64 --evaluated 20 --history 1 --max-tokens 24"
+    stated = "--pooling mean --metric cosine --normalize"
     done = CliRunner().invoke(
         commands.encoder,
         ["--data", str(tmp_path / "data"), "--base", str(base_folder), "--output", str(tmp_path / "out"),
-         *options.split()],
+         *options.split(), *stated.split()],
         catch_exceptions=False,
     )  # fmt: skip
     assert done.exit_code == 0, done.output
