@@ -6,11 +6,13 @@ import math
 from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
-
-import numpy as np
+from typing import TYPE_CHECKING
 
 from llmrec_plugin.errors import InputError
 from llmrec_plugin.systems.llm_scorer.listwise import Ranking
+
+if TYPE_CHECKING:
+    import numpy as np
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,6 +120,8 @@ def position_bias(scores: np.ndarray, positions: np.ndarray) -> PositionBias:
     Raises:
         InputError: The shapes differ, or there are fewer than two orders.
     """
+    import numpy as np  # not needed to declare features
+
     scores, positions = np.asarray(scores, dtype=np.float64), np.asarray(positions)
     if scores.ndim != 2 or scores.shape != positions.shape or len(scores) < 2 or not scores.shape[1]:
         raise InputError(

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from llmrec_plugin.errors import InputError
-from llmrec_plugin.interactions import ITEM, RATING, TIME, USER, histories
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -37,6 +36,8 @@ def scoring_rows(
         InputError: There are no ratings to compare with `liked_from`, or `most` is not positive.
     """
     import pandas as pd  # not needed to declare features
+
+    from llmrec_plugin.interactions import ITEM, RATING, TIME, USER, histories  # numpy
 
     if most < 1 or (liked_from is not None and RATING not in events.columns):
         raise InputError(

@@ -1,4 +1,4 @@
-"""The scorer learns: Yes and No from likes, prompts as they are served, the same probabilities after merging and export."""
+"""The scorer learns Yes and No from likes, on prompts as they are served; merged and exported it gives the same."""
 
 import json
 from dataclasses import replace
@@ -21,7 +21,7 @@ from llmrec_plugin.systems.llm_scorer.training import Example, ScorerSettings, a
 from llmrec_plugin.training.prompts import TrainableGenerator, generator_in  # noqa: E402
 
 SETTINGS = ScorerSettings(
-    text="{title}", liked_from=4, most_items=2, rows=48, evaluated=24, max_tokens=640, rank=4, epochs=2, patience=2,
+    text="{title}", liked_from=4, most_items=2, rows=24, evaluated=16, max_tokens=640, rank=4, epochs=2, patience=2,
     batch=8, learning_rate=1e-2,
 )  # fmt: skip
 QUIET = {"progress": False, "report": lambda line: None}
@@ -71,7 +71,7 @@ def test_the_area_under_the_curve_counts_ties_as_halves():
 
 def test_rows_of_ratings_have_both_labels_and_validation_is_later():
     train, validation = example_rows(likes(), SETTINGS)
-    assert (len(train), len(validation)) == (48, 24)
+    assert (len(train), len(validation)) == (24, 16)
     assert train["timestamp"].max() < validation["timestamp"].min()
     assert set(train["label"]) == {0, 1}
 
@@ -150,7 +150,7 @@ def tuned(generator_base, tmp_path_factory):
 
 def test_the_loss_falls_and_trivial_baselines_stand_beside_the_score(tuned):
     folder, quality = tuned
-    assert quality["epochs"][-1]["validation_loss"] < quality["epochs"][0]["training_loss"] / 2
+    assert quality["epochs"][1]["validation_loss"] < quality["epochs"][0]["validation_loss"] - 0.1
     assert set(quality["auc"]) == {"tuned", "before", "liked_share_of_history", "liked_share_of_item", "both"}
     assert json.loads((folder / "quality.json").read_text())["auc"] == quality["auc"]
 
