@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from llmrec_plugin.artifacts import GOLDEN, MANIFEST, TOKENIZER, Artifact, ArtifactStore, Manifest, sha256_file
+from llmrec_plugin.export.adapters import origin_of, whole_folder
 from llmrec_plugin.export.embedding import Embedder
 from llmrec_plugin.export.graph import OUTPUT, build_graph, rotate_graph
 from llmrec_plugin.export.parity import GOLDEN_COUNT, compare, graph_runner, parity_texts
@@ -20,7 +21,7 @@ from llmrec_plugin.export.reduce import Runner, reduce_to_floor
 from llmrec_plugin.export.reference import Reference
 from llmrec_plugin.export.rotation import principal_axes, rotated
 from llmrec_plugin.export.serving import serving_runner
-from llmrec_plugin.export.sources import find_folder, weights_sha256
+from llmrec_plugin.export.sources import weights_sha256
 from llmrec_plugin.export.statements import check_declaration, read_statements
 from llmrec_plugin.export.texts import Texts, builtin_texts
 from llmrec_plugin.export.tokenization import encode, load_tokenizer, save_tokenizer
@@ -57,14 +58,25 @@ def export_model(
         QualityError: The reduced model loses more neighbors than ``min_overlap`` allows.
         InputError: There are too few texts for the rotation.
         ProviderError: Nothing can run the precision here.
-        MissingExtraError: A package of the ``export`` extra is not installed.
+        MissingExtraError: A package of the ``export`` extra is not installed, or ``peft`` for an adapter.
     """
     report(f"{model.name}: looking for {model.source}")
-    source = find_folder(model.source)
+    with tempfile.TemporaryDirectory(prefix="llmrec-") as temporary:
+        source = whole_folder(model, Path(temporary, "merged"), report)
+        return _export(model, source, store, texts or builtin_texts(), runner, report)
+
+
+def _export(
+    model: EncoderModel,
+    source: Path,
+    store: ArtifactStore,
+    texts: Texts,
+    runner: Runner | None,
+    report: Callable[[str], None],
+) -> Artifact:
     stated = read_statements(source)
     check_declaration(model, stated, source)
     tokenizer = load_tokenizer(source, model)
-    texts = texts or builtin_texts()
 
     store.folders[0].mkdir(parents=True, exist_ok=True)
     # In the store's own folder, so that the last step is a rename; deeper than the store looks for artifacts.
@@ -120,7 +132,7 @@ def export_model(
         )
         np.save(finished / GOLDEN, golden)
         files = sorted([*graph.files, finished / TOKENIZER, finished / GOLDEN])
-        origin = {"source": model.source, "weights_sha256": weights_sha256(source)}
+        origin = {"source": model.source, "weights_sha256": weights_sha256(source), **origin_of(model)}
         origin |= {"layers": ",".join(map(str, model.layers))} if model.layers is not None else {}
         origin |= {"rotation": model.rotation} if model.rotation is not None else {}
         manifest = Manifest(

@@ -35,7 +35,7 @@ class GeneratorReference:
     def __init__(self, model: GeneratorModel, folder: Path, special: SpecialTokens) -> None:
         self._causal = model.task == "causal"
         self._special = special
-        self._network = _load(model, folder)
+        self._network = load_generator(model, folder)
 
     @property
     def config(self) -> Any:
@@ -98,7 +98,12 @@ def windows(config: Any, layers: int) -> list[int | None]:
     return [window if kind == "sliding_attention" else None for kind in kinds]
 
 
-def _load(model: GeneratorModel, folder: Path) -> Any:
+def load_generator(model: GeneratorModel, folder: Path) -> Any:
+    """The model in `folder` with its language model head, in float32, ready for inference.
+
+    Raises:
+        SourceError: transformers cannot load it, or the folder lacks some of its weights.
+    """
     torch = require("torch")
     transformers = require("transformers")
     kind = transformers.AutoModelForCausalLM if model.task == "causal" else transformers.AutoModelForSeq2SeqLM

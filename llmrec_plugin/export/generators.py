@@ -25,6 +25,7 @@ from llmrec_plugin.artifacts import (
     sha256_file,
 )
 from llmrec_plugin.errors import ParityError
+from llmrec_plugin.export.adapters import origin_of, whole_folder
 from llmrec_plugin.export.chat import chat_template
 from llmrec_plugin.export.generation_parity import (
     GenerationRecord,
@@ -46,7 +47,7 @@ from llmrec_plugin.export.greedy import (
     Written,
 )
 from llmrec_plugin.export.parity import parity_texts
-from llmrec_plugin.export.sources import find_folder, weights_sha256
+from llmrec_plugin.export.sources import weights_sha256
 from llmrec_plugin.export.special_tokens import SpecialTokens, special_tokens
 from llmrec_plugin.export.tokenization import encode, load_fast_tokenizer, save_tokenizer
 from llmrec_plugin.export.toolchain import require, versions
@@ -76,12 +77,12 @@ def export_generator(
         SourceError: The weights cannot be found or read.
         DeclarationError: The declaration contradicts the model's own files, or they leave out what is needed.
         ParityError: The graphs write other tokens than PyTorch, or the tokenizer gives other ids.
-        MissingExtraError: A package of the ``export`` extra is not installed.
+        MissingExtraError: A package of the ``export`` extra is not installed, or ``peft`` for an adapter.
     """
     report(f"{model.name}: looking for {model.source}")
-    found = find_folder(model.source)
-    quality = read_base(found).quality if is_graft(found) else {}
     with tempfile.TemporaryDirectory(prefix="llmrec-") as temporary:
+        found = whole_folder(model, Path(temporary, "merged"), report)
+        quality = read_base(found).quality if is_graft(found) else {}
         return _export(model, complete(found, Path(temporary, "model")), store, quality, report)
 
 
@@ -136,7 +137,7 @@ def _export(
         (finished / GOLDEN_PROMPTS).write_text(json.dumps(content) + "\n", encoding="utf-8")
         manifest = GeneratorManifest(
             model=model.name,
-            source={"source": model.source, "weights_sha256": weights_sha256(folder)},
+            source={"source": model.source, "weights_sha256": weights_sha256(folder), **origin_of(model)},
             task=model.task,
             max_tokens=model.max_tokens,
             vocab_size=expected[0].logits.shape[1],

@@ -12,7 +12,7 @@ from typing import Any
 from llmrec_plugin.errors import DeclarationError
 from llmrec_plugin.export.reference import load_network
 from llmrec_plugin.export.toolchain import quiet, require
-from llmrec_plugin.specs import EncoderModel
+from llmrec_plugin.specs import EncoderModel, GeneratorModel
 
 
 def prune(model: EncoderModel, source: Path, target: Path) -> Path:
@@ -26,7 +26,7 @@ def prune(model: EncoderModel, source: Path, target: Path) -> Path:
     network = load_network(model, source)
     kept = model.layers or ()
     count = network.config.num_hidden_layers
-    name, layers = _layer_list(model, network, count)
+    name, layers = layer_list(model, network, count)
     if kept[-1] >= count:
         raise DeclarationError(
             f"model {model.name!r} keeps layer {kept[-1]}, but it has {count} layers, 0 to {count - 1}. Correct layers."
@@ -41,8 +41,12 @@ def prune(model: EncoderModel, source: Path, target: Path) -> Path:
     return target
 
 
-def _layer_list(model: EncoderModel, network: Any, count: int) -> tuple[str, Any]:
-    """Name and module of the one list with `count` modules of one class."""
+def layer_list(model: EncoderModel | GeneratorModel, network: Any, count: int) -> tuple[str, Any]:
+    """Name and module of the one list with `count` modules of one class.
+
+    Raises:
+        DeclarationError: There is none, or more than one.
+    """
     lists = [
         (name, module)
         for name, module in network.named_modules()

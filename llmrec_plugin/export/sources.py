@@ -11,15 +11,20 @@ is never run.
 from __future__ import annotations
 
 import importlib.util
+import json
 import re
 from pathlib import Path
+from typing import Any
 
 from llmrec_plugin.artifacts import sha256_file
 from llmrec_plugin.errors import DeclarationError, SourceError
 from llmrec_plugin.export.toolchain import require
 from llmrec_plugin.specs import digest
 
+ADAPTER = "adapter_config.json"
+"""What a folder with an adapter holds, see llmrec_plugin.export.adapters."""
 _KINDS = ("package:", "path:", "hub:")
+_COMMIT = re.compile(r"[0-9a-f]{40}\Z")
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(@\w*)?\Z")
 _DOWNLOADED = ("*.json", "*.safetensors", "*.txt", "*.model")  # configuration, weights, vocabularies
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl", "*.h5", "*.msgpack")
@@ -49,15 +54,20 @@ def as_source(place: str) -> str:
     return place
 
 
-def find_folder(source: str) -> Path:
+def find_folder(source: str, *, adapters: bool = False) -> Path:
     """The local folder that `source` names; a hub source is downloaded first.
+
+    Args:
+        source: A source, or a bare folder or hub id.
+        adapters: Whether the folder may hold an adapter instead of a whole model.
 
     Raises:
         SourceError: There is no such folder, package or hub revision, or it holds no safetensors weights.
         MissingExtraError: A hub source, and huggingface_hub is not installed.
     """
     folder = find_place(source)
-    _check_weights(folder, source)
+    if not (adapters and is_adapter(folder)):
+        _check_weights(folder, source)
     return folder
 
 
@@ -86,6 +96,56 @@ def find_file(source: str) -> Path:
     if not (folder / name).is_file():
         raise SourceError(f"{source}: {folder / name} does not exist.")
     return folder / name
+
+
+def is_adapter(folder: Path) -> bool:
+    """Whether the folder holds an adapter, whose base model is elsewhere."""
+    return (folder / ADAPTER).is_file()
+
+
+def described_by(folder: Path, base: str | None) -> Path:
+    """The folder whose files describe the model: `folder` itself, or that of the base if it holds an adapter.
+
+    Raises:
+        SourceError: The base is unknown or not there.
+    """
+    return find_folder(base_of(folder, base)) if is_adapter(folder) else folder
+
+
+def base_of(folder: Path, base: str | None) -> str:
+    """The source of an adapter's base model: `base` if it is given, else what the adapter names.
+
+    Raises:
+        SourceError: The adapter names none, or one that is neither a folder here nor pinned.
+    """
+    if base is not None:
+        return as_source(base)
+    config = _adapter(folder)
+    named, revision = str(config.get("base_model_name_or_path") or ""), str(config.get("revision") or "")
+    if named and Path(named).is_dir():
+        return as_source(named)
+    if named and _COMMIT.match(revision):
+        return as_source(f"hub:{named}@{revision}")
+    trouble = f"of {named!r}, which is no folder here and has no full commit" if named else "that names no base model"
+    raise SourceError(
+        f"{folder} holds an adapter {trouble}. Nothing is downloaded that is not pinned: declare "
+        "base='path:<folder>' or base='hub:org/name@<40 hex digits>'."
+    )
+
+
+def _adapter(folder: Path) -> dict[str, Any]:
+    """What an adapter states.
+
+    Raises:
+        SourceError: It is no JSON object.
+    """
+    try:
+        stated = json.loads((folder / ADAPTER).read_text(encoding="utf-8"))
+    except ValueError as exc:
+        raise SourceError(f"{folder / ADAPTER} is no JSON: {exc}.") from exc
+    if not isinstance(stated, dict):
+        raise SourceError(f"{folder / ADAPTER}: expected a JSON object, got {type(stated).__name__}.")
+    return stated
 
 
 def weights_sha256(folder: Path) -> str:
@@ -135,13 +195,13 @@ def _from_hub(place: str) -> Path:
 def _check_weights(folder: Path, source: str) -> None:
     if (folder / "base.json").is_file():  # a decoder alone, see llmrec_plugin.export.grafting
         return
-    if not (folder / "config.json").is_file():
-        raise SourceError(f"{source}: {folder} holds no config.json, so it is no Hugging Face model folder.")
-    if (folder / "adapter_config.json").is_file():
+    if is_adapter(folder):
         raise SourceError(
             f"{source}: {folder} holds a PEFT adapter, whose base model is elsewhere. "
-            "Merge it (`merge_and_unload`, `save_pretrained`) and export the merged folder."
+            "Merge it (`merge_and_unload`, `save_pretrained`) and name the merged folder."
         )
+    if not (folder / "config.json").is_file():
+        raise SourceError(f"{source}: {folder} holds no config.json, so it is no Hugging Face model folder.")
     if (folder / "model.safetensors").is_file() or (folder / "model.safetensors.index.json").is_file():
         return
     pickles = sorted(path.name for pattern in _PICKLES for path in folder.glob(pattern))

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from llmrec_plugin.errors import DeclarationError
-from llmrec_plugin.export.sources import as_source, find_folder
+from llmrec_plugin.export.sources import as_source, described_by, find_folder
 from llmrec_plugin.specs import EncoderModel, GeneratorModel, GeneratorTask, Metric, Pooling
 
 _POOLING: dict[str, Pooling] = {"mean": "mean", "cls": "cls", "max": "max", "lasttoken": "last_token"}
@@ -102,15 +102,17 @@ def read_model(name: str, source: str, overrides: Mapping[str, Any]) -> EncoderM
     Args:
         name: Name to give the model.
         source: A folder, a hub id ``org/name@<commit>``, or a source as in `EncoderModel`.
-        overrides: Fields of `EncoderModel` given by the caller; None counts as not given.
+        overrides: Fields of `EncoderModel` given by the caller; None counts as not given. `base` may be bare, too.
 
     Raises:
         DeclarationError: A field is neither stated by the folder nor given, or the two contradict each other.
         SourceError: The folder cannot be found, or holds no safetensors weights.
     """
     source = as_source(source)
-    folder = find_folder(source)
+    base = overrides.get("base") and as_source(overrides["base"])
+    folder = described_by(find_folder(source, adapters=True), base)
     stated = read_statements(folder)
+    overrides = {**overrides, "base": base}
     values = {field.name: getattr(stated, field.name) for field in fields(Statements)}
     values |= {key: value for key, value in overrides.items() if value is not None}
     missing = [field for field in _OPTIONS if values[field] is None]
@@ -127,7 +129,7 @@ def read_model(name: str, source: str, overrides: Mapping[str, Any]) -> EncoderM
 
 
 def read_generator(
-    name: str, source: str, *, task: GeneratorTask, chat: bool, max_tokens: int | None
+    name: str, source: str, *, task: GeneratorTask, chat: bool, max_tokens: int | None, base: str | None = None
 ) -> GeneratorModel:
     """The declaration of a generator that comes as a bare folder or hub id.
 
@@ -137,20 +139,22 @@ def read_generator(
         task: As in `GeneratorModel`.
         chat: As in `GeneratorModel`.
         max_tokens: As in `GeneratorModel`; None: what config.json states.
+        base: As in `GeneratorModel`; also a bare folder or hub id.
 
     Raises:
         DeclarationError: config.json states no length and none is given.
         SourceError: The folder cannot be found, or holds no safetensors weights.
     """
     source = as_source(source)
-    folder = find_folder(source)
+    base = base and as_source(base)
+    folder = described_by(find_folder(source, adapters=True), base)
     length = max_tokens or positions(read_json(folder / "config.json"))
     if length is None:
         raise DeclarationError(
             f"model {name!r}: config.json in {folder} does not state max_tokens. Look in the model's documentation and "
             "add --max-tokens N."
         )
-    return GeneratorModel(name=name, source=source, task=task, chat=chat, max_tokens=length)
+    return GeneratorModel(name=name, source=source, task=task, chat=chat, max_tokens=length, base=base)
 
 
 def check_declaration(model: EncoderModel, stated: Statements, folder: Path) -> None:

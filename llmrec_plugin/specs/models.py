@@ -40,7 +40,7 @@ class EncoderModel:
         name: The name features refer to.
         source: Where the PyTorch weights are: ``package:<module>/<folder>`` (inside an installed Python
             package), ``path:<folder>`` (a Hugging Face folder) or ``hub:<org>/<name>@<revision>`` (a hub
-            repository at a full 40-digit commit).
+            repository at a full 40-digit commit). A folder with a LoRA adapter is merged into its base.
         pooling: How token vectors become one vector: attention-masked ``mean`` or ``max``, the first token
             (``cls``) or the last real token (``last_token``).
         normalize: Whether the vector is scaled to unit L2 norm.
@@ -57,6 +57,7 @@ class EncoderModel:
             prefix of them. Similarities of whole vectors stay as they are.
         min_overlap: The share of the ten nearest neighbors by the full fp32 model that this one must find too, in
             [0, 1]; export refuses a model below it.
+        base: Where the base model is, if `source` is an adapter that does not name one that is here or pinned.
     """
 
     name: str
@@ -72,11 +73,14 @@ class EncoderModel:
     layers: tuple[int, ...] | None = None
     rotation: Rotation | None = None
     min_overlap: float = 0.95
+    base: str | None = None
 
     def __post_init__(self) -> None:
         owner = f"model {self.name!r}"
         check_model_name(self.name)
         check_source(owner, self.source)
+        if self.base is not None:
+            check_source(owner, self.base)
         check_choice(owner, "pooling", self.pooling, get_args(Pooling))
         check_choice(owner, "metric", self.metric, get_args(Metric))
         check_choice(owner, "padding_side", self.padding_side, ("right", "left"))
@@ -111,6 +115,7 @@ class GeneratorModel:
         chat: Whether prompts are put into the tokenizer's chat template, as instruction-tuned models expect; behind an
             endpoint, whether it is asked for chat completions.
         precision: ``fp32`` gives PyTorch's tokens.
+        base: As in `EncoderModel`.
     """
 
     name: str
@@ -119,11 +124,14 @@ class GeneratorModel:
     max_tokens: int
     chat: bool = False
     precision: Precision = "fp32"
+    base: str | None = None
 
     def __post_init__(self) -> None:
         check_model_name(self.name)
         owner = f"model {self.name!r}"
         check_source(owner, self.source, endpoint=True)
+        if self.base is not None:
+            check_source(owner, self.base)
         check_choice(owner, "task", self.task, get_args(GeneratorTask))
         if self.source.startswith("endpoint:") and self.task != "causal":
             raise DeclarationError(f"{owner}: a model behind an endpoint has task 'causal', got {self.task!r}.")

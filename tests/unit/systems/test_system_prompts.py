@@ -22,6 +22,10 @@ FINGERPRINTS = {
     "genre/user_topics": (1, "b5a0182b59e4"),
     "kar/item_facts": (1, "bac537f058c4"),
     "kar/user_preferences": (1, "74bb3707da28"),
+    "llm_scorer/conversational_query": (1, "cc973e5b1e34"),
+    "llm_scorer/listwise": (1, "0ea2c9fc9f96"),
+    "llm_scorer/listwise_lines": (1, "39ab3ee3b30c"),
+    "llm_scorer/pointwise": (1, "1e439df98c0b"),
     "mint/query_likelihood": (1, "4a31d392e730"),
     "mint/user_request": (1, "b0fa28d7db91"),
 }
@@ -72,15 +76,17 @@ def test_options_that_could_be_misread_are_refused(choices):
 
 
 def test_the_plugins_register_what_they_say():
-    from llmrec_plugin.systems import genre, kar, mint
+    from llmrec_plugin.systems import genre, kar, llm_scorer, mint
 
     assert kar.llmrec_register_models() == [KNOWLEDGE_ENCODER]
     assert genre.llmrec_register_features() == mint.llmrec_register_features() == []
+    assert llm_scorer.llmrec_register_features() == []
 
 
 def test_importing_the_plugins_loads_nothing_heavy():
     heavy = {"feast", "torch", "transformers", "onnxruntime", "pandas", "numpy"}
-    code = "import sys, llmrec_plugin.systems.genre, llmrec_plugin.systems.kar, llmrec_plugin.systems.mint.training\n"
+    systems = "genre kar llm_scorer llm_scorer.commands mint.training task_encoder task_encoder.commands".split()
+    code = f"import sys, {', '.join(f'llmrec_plugin.systems.{system}' for system in systems)}\n"
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", f"{code}print(sorted({heavy} & set(sys.modules)))"],
         capture_output=True, text=True, check=False,
