@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -132,6 +133,8 @@ def request_source(feature: ColumnFeature, raw: FeatureView | None) -> RequestSo
 
 def column_types(feature: ColumnFeature) -> dict[str, FeastType]:
     """The types that the columns of a feature are expected to have; text columns may hold what reads as text, too."""
+    if not isinstance(feature, TokenFeature) and feature.noise is not None:
+        return {feature.noise.user: String} | column_types(replace(feature, noise=None))
     if isinstance(feature, GeneratedEmbeddingFeature):
         return column_types(feature.of)
     if isinstance(feature, HistoryEmbeddingFeature):

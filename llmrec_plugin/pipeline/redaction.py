@@ -8,10 +8,10 @@ rows that differ in nothing but an address share a cached vector.
     label      what is found
     <custom>   what the declared expression matches, by RE2
     email      an RFC 5322 dot-atom, "@", a domain with a dot; letters of every script
-    card       13 to 19 digits that begin with 2 to 6, in groups parted by a blank or a hyphen, whose last digit is right
-               by Luhn's formula (ISO/IEC 7812-1)
-    phone      "+" or "00" and up to 15 digits (ITU-T E.164); digits in groups as they are written in some country; 10 or
-               11 digits in one piece. Dates, numbers with a decimal point and thousands in groups are not
+    card       13 to 19 digits that begin with 2 to 6, in groups parted by a blank or a hyphen, whose last digit is
+               right by Luhn's formula (ISO/IEC 7812-1)
+    phone      "+" or "00" and up to 15 digits (ITU-T E.164); digits in groups as they are written in some country; 10
+               or 11 digits in one piece. Dates, decimal numbers, thousands in groups, IPv4 addresses and DOIs are not
 
 Digits and signs of other scripts, full-width ones, odd blanks and dashes count as their plain forms; invisible
 characters between them are seen through. Every search takes time linear in the text: finds begin at a digit or an "@",
@@ -21,6 +21,7 @@ look a bounded number of characters around, and never overlap.
 from __future__ import annotations
 
 import functools
+import itertools
 import re
 import sys
 import unicodedata
@@ -82,7 +83,10 @@ def redact_columns(
         max_chars: Only this many characters of a text will be read; of those that follow, only what belongs to a find
             that begins before them is looked at.
     """
-    return {**columns, **{name: _redact_cells(redaction, columns[name], max_chars) for name in names if name in columns}}
+    return {
+        **columns,
+        **{name: _redact_cells(redaction, columns[name], max_chars) for name in names if name in columns},
+    }
 
 
 def _redact_cells(redaction: Redaction, cells: Sequence[Any], max_chars: int) -> list[Any]:
@@ -118,9 +122,7 @@ def _redact_texts(redaction: Redaction, texts: list[str], counts: Counter[str]) 
     return [_apply(finders, text, counts) for text in texts]
 
 
-def _by_pieces(
-    redaction: Redaction, texts: list[str], replaced: Callable[[list[str]], list[str]]
-) -> list[str]:
+def _by_pieces(redaction: Redaction, texts: list[str], replaced: Callable[[list[str]], list[str]]) -> list[str]:
     """The texts with what lies between placeholders replaced, so that no pattern reads a placeholder."""
     known = _placeholders(redaction)
     pieces = [known.split(text) if "[" in text else [text] for text in texts]  # every second one is a placeholder
@@ -227,7 +229,7 @@ class _Run(NamedTuple):
     def gaps(self, first: int, last: int) -> list[str]:
         """What parts the groups from `first` to `last`, without invisible characters."""
         spans = self.groups[first : last + 1]
-        return [self.text[one[1] : two[0]].replace(_HIDDEN, "") for one, two in zip(spans, spans[1:], strict=False)]
+        return [self.text[one[1] : two[0]].replace(_HIDDEN, "") for one, two in itertools.pairwise(spans)]
 
 
 def _runs(text: str) -> list[_Run]:

@@ -39,9 +39,9 @@ class Redaction:
         email: Whether e-mail addresses become ``[EMAIL]``.
         phone: Whether telephone numbers become ``[PHONE]``.
         card: Whether payment card numbers, checked by their last digit, become ``[CARD]``.
-        patterns: Pairs of a label and a regular expression in RE2's syntax, applied in this order and before the others:
-            ``("customer", r"C-\\d{6}")`` makes ``[CUSTOMER]`` of ``C-123456``. RE2 reads a text in linear time whatever
-            the pattern. A pattern may not match without taking a character.
+        patterns: Pairs of a label and a regular expression in RE2's syntax, applied in this order and before the
+            others: ``("customer", r"C-\\d{6}")`` makes ``[CUSTOMER]`` of ``C-123456``. RE2 reads a text in linear time
+            whatever the pattern. A pattern may not match without taking a character.
     """
 
     email: bool = False
@@ -119,10 +119,10 @@ class GaussianNoise:
     """Differential privacy for the vectors of users, by the Gaussian mechanism.
 
     A row's vector, as it would be without this, is clipped to the L2 norm `clip_norm`; normal noise is added to every
-    component. Replacing all that a user contributes moves the clipped vector by at most ``2 * clip_norm``, and the noise
-    is calibrated for that by Balle and Wang 2018, theorem 8: one vector is (`epsilon`, `delta`)-differentially private
-    with regard to replacing one user's data. A second one, of the same user's other data or of another feature, adds
-    up: see `llmrec_plugin.privacy.accounting`. A user without data has the noise alone.
+    component. Replacing all that a user contributes moves the clipped vector by at most ``2 * clip_norm``, and the
+    noise is calibrated for that by Balle and Wang 2018, theorem 8: one vector is (`epsilon`, `delta`)-differentially
+    private with regard to replacing one user's data. A second one, of the same user's other data or of another
+    feature, adds up: see `llmrec_plugin.privacy.accounting`. A user without data has the noise alone.
 
     The noise is a function of the secret key, the feature, the user and the row's text, so that batch, on-demand and
     historical reads give one vector, and reading it again tells nothing more.
