@@ -23,16 +23,18 @@ from __future__ import annotations
 import functools
 import itertools
 import re
-import sys
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple, TypeAlias
 
 from llmrec_plugin.errors import InputError
 from llmrec_plugin.pipeline.text import as_list, safe, to_text
 from llmrec_plugin.specs import Redaction
 from llmrec_plugin.specs.privacy import placeholder
+
+Span: TypeAlias = tuple[int, int]
+Finder: TypeAlias = Callable[[str], list[Span]]
 
 SLACK = 1_024
 """Characters beyond the bound of a text that are read, so that a find at the bound is found whole."""
@@ -43,6 +45,7 @@ _DOMAIN = re.compile(rf"(?:[\w\-{_HIDDEN}]{{1,63}}\.){{1,8}}[\w\-{_HIDDEN}]{{2,6
 _RUN = re.compile(rf"(?:\+\(?|\(\+?)?{_HIDDEN}?\d(?:[ \-./(){_HIDDEN}]{{0,3}}\d){{6,}}", re.ASCII)
 _GROUP = re.compile(rf"\d(?:{_HIDDEN}{{0,3}}\d)*", re.ASCII)
 _CARD_LENGTHS = range(13, 20)
+_LEAST_DIGITS, _MOST_E164, _MOST_DIGITS = 7, 15, 19
 _CARD_GAPS = ("", " ", "-")
 _MOST_GROUPS = 9
 _YEAR = re.compile(r"(1[5-9]|20)\d\d")
@@ -149,10 +152,6 @@ def _matches(label: str, pattern: str, pieces: list[str], counts: Counter[str]) 
     return pc.replace_substring_regex(array, pattern=pattern, replacement=placeholder(label)).to_pylist()
 
 
-Span = tuple[int, int]
-Finder = Callable[[str], list[Span]]
-
-
 @functools.lru_cache(maxsize=64)
 def _finders(redaction: Redaction) -> tuple[tuple[str, Finder], ...]:
     every: dict[str, Finder] = {"email": _emails, "card": _cards, "phone": _phones}
@@ -171,28 +170,32 @@ def _apply(finders: Sequence[tuple[str, Finder]], text: str, counts: Counter[str
 
 def _folded(text: str) -> str:
     """The text in plain forms, character by character."""
-    return text if text.isascii() else text.translate(_plain_forms())
+    return text if text.isascii() else text.translate(_PLAIN_FORMS)
 
 
-@functools.cache
-def _plain_forms() -> dict[int, str]:
-    forms = {}
-    for code in range(0x80, sys.maxunicode + 1):
-        char = chr(code)
-        category = unicodedata.category(char)
-        if category == "Nd":
-            forms[code] = str(unicodedata.decimal(char))
-        elif category == "Cf":
-            forms[code] = _HIDDEN
-        elif category == "Zs":
-            forms[code] = " "
-        elif category == "Pd" or char == "\u2212":
-            forms[code] = "-"
-        elif category in ("Po", "Ps", "Pe", "Sm"):
-            plain = unicodedata.normalize("NFKC", char)
-            if plain in "@.+()/" and len(plain) == 1:
-                forms[code] = plain
-    return forms
+class _PlainForms(dict[int, str]):
+    """For `str.translate`: characters in plain forms, remembered once they were met."""
+
+    def __missing__(self, code: int) -> str:
+        self[code] = plain = _plain_form(chr(code))
+        return plain
+
+
+def _plain_form(char: str) -> str:
+    category = unicodedata.category(char)
+    if category == "Nd":
+        return str(unicodedata.decimal(char))
+    if category == "Cf":
+        return _HIDDEN
+    if category == "Zs":
+        return " "
+    if category == "Pd" or char == "\u2212":
+        return "-"
+    plain = unicodedata.normalize("NFKC", char)
+    return plain if len(plain) == 1 and plain in "@.+()/" else char
+
+
+_PLAIN_FORMS = _PlainForms()
 
 
 def _emails(text: str) -> list[Span]:
@@ -215,45 +218,57 @@ class _Run(NamedTuple):
 
     Attributes:
         start: Where the run begins; a plus sign or a bracket before the first digit belongs to it.
-        groups: Spans of its digits without gaps.
+        spans: Of its groups, which are digits without gaps.
+        groups: The digits of each.
+        gaps: What parts one from the next, without invisible characters.
         text: The whole text.
     """
 
     start: int
-    groups: list[Span]
+    spans: list[Span]
+    groups: list[str]
+    gaps: list[str]
     text: str
 
-    def digits(self, first: int, last: int) -> str:
-        return "".join(self.text[start:end] for start, end in self.groups[first : last + 1]).replace(_HIDDEN, "")
 
-    def gaps(self, first: int, last: int) -> list[str]:
-        """What parts the groups from `first` to `last`, without invisible characters."""
-        spans = self.groups[first : last + 1]
-        return [self.text[one[1] : two[0]].replace(_HIDDEN, "") for one, two in itertools.pairwise(spans)]
+def _runs(text: str) -> Iterator[_Run]:
+    for run in _RUN.finditer(text):
+        spans = [group.span() for group in _GROUP.finditer(text, *run.span())]
+        groups = [_seen(text[start:end]) for start, end in spans]
+        gaps = [_seen(text[one[1] : other[0]]) for one, other in itertools.pairwise(spans)]
+        yield _Run(run.start(), spans, groups, gaps, text)
 
 
-def _runs(text: str) -> list[_Run]:
-    return [
-        _Run(run.start(), [group.span() for group in _GROUP.finditer(text, *run.span())], text)
-        for run in _RUN.finditer(text)
-    ]
+def _seen(text: str) -> str:
+    return text.replace(_HIDDEN, "")
 
 
 def _spans(text: str, is_one: Callable[[_Run, int, int], Span | None]) -> list[Span]:
     """In each run, from its beginning, the longest ranges of groups that `is_one` takes; none with a barred group."""
-    spans: list[Span] = []
+    found: list[Span] = []
     for run in _runs(text):
         barred = _barred(run)
         first = 0
         while first < len(run.groups):
-            last = min([first + _MOST_GROUPS, len(run.groups), *(group for group in barred if group >= first)]) - 1
+            last = _last(run, barred, first)
             while last >= first and (span := is_one(run, first, last)) is None:
                 last -= 1
             if last >= first:
                 assert span is not None
-                spans.append(span)
+                found.append(span)
             first = max(last, first) + 1
-    return spans
+    return found
+
+
+def _last(run: _Run, barred: set[int], first: int) -> int:
+    """The last group of the longest range that begins with `first` and may be a number; before `first` if none may."""
+    digits, last = 0, first
+    while last < min(first + _MOST_GROUPS, len(run.groups)) and last not in barred:
+        digits += len(run.groups[last])
+        if digits > _MOST_DIGITS:
+            break
+        last += 1
+    return last - 1
 
 
 def _cards(text: str) -> list[Span]:
@@ -261,14 +276,14 @@ def _cards(text: str) -> list[Span]:
 
 
 def _card(run: _Run, first: int, last: int) -> Span | None:
-    digits = run.digits(first, last)
+    digits = "".join(run.groups[first : last + 1])
     is_card = (
         len(digits) in _CARD_LENGTHS
         and digits[0] in "23456"
-        and all(gap in _CARD_GAPS for gap in run.gaps(first, last))
+        and all(gap in _CARD_GAPS for gap in run.gaps[first:last])
         and _luhn(digits)
     )
-    return (run.groups[first][0], run.groups[last][1]) if is_card else None
+    return (run.spans[first][0], run.spans[last][1]) if is_card else None
 
 
 def _luhn(digits: str) -> bool:
@@ -282,15 +297,14 @@ def _phones(text: str) -> list[Span]:
 
 
 def _phone(run: _Run, first: int, last: int) -> Span | None:
-    start, end = run.groups[first][0], run.groups[last][1]
-    digits = run.digits(first, last)
-    before = run.text[max(start - 3, 0) : start].replace(_HIDDEN, "").rstrip("(")
-    lengths = [len(run.digits(group, group)) for group in range(first, last + 1)]
-    gaps = run.gaps(first, last)
-    if before.endswith("+"):
-        if not 7 <= len(digits) <= 15 or digits[0] == "0":
+    start, end = run.spans[first][0], run.spans[last][1]
+    digits = "".join(run.groups[first : last + 1])
+    if len(digits) < _LEAST_DIGITS:
+        return None
+    if _seen(run.text[max(start - 3, 0) : start]).rstrip("(").endswith("+"):
+        if len(digits) > _MOST_E164 or digits[0] == "0":
             return None
-    elif not _is_national(digits, lengths, gaps):
+    elif not _is_national(digits, [len(group) for group in run.groups[first : last + 1]], run.gaps[first:last]):
         return None
     signs = f"+({_HIDDEN}" if ")" in run.text[start:end] else f"+{_HIDDEN}"
     while start > run.start and run.text[start - 1] in signs:
@@ -333,17 +347,18 @@ def _is_range(digits: str, lengths: list[int], gaps: list[str]) -> bool:
 
 
 def _barred(run: _Run) -> set[int]:
-    """Groups of a run that belong to a date, an IPv4 address or a DOI."""
-    if _DOI.search(run.text, *_around(run)):
+    """Groups of a run that belong to a date, an IPv4 address, an ISBN or a DOI."""
+    if _DOI.search(run.text, run.spans[0][0], run.spans[-1][1]):
         return set(range(len(run.groups)))
     barred: set[int] = set()
     for first in range(len(run.groups) - 2):
-        three, gaps = [run.digits(group, group) for group in range(first, first + 3)], run.gaps(first, first + 2)
+        three, gaps = run.groups[first : first + 3], run.gaps[first : first + 3]
         if gaps[0] == gaps[1] and gaps[0] in ("-", ".", "/") and (_is_date(*three) or _is_date(*reversed(three))):
             barred.update(range(first, first + 3))
-        four = run.gaps(first, first + 3)
-        if four == [".", ".", "."] and all(len(part) <= 3 for part in (*three, run.digits(first + 3, first + 3))):
+        if gaps == [".", ".", "."] and all(len(part) <= 3 for part in run.groups[first : first + 4]):
             barred.update(range(first, first + 4))
+        if three[0] in ("978", "979") and len("".join(run.groups[first : first + 5])) == 13:
+            barred.update(range(first, first + 5))
     return barred
 
 
@@ -351,7 +366,3 @@ def _is_date(year: str, month: str, day: str) -> bool:
     if len(year) != 4 or not _YEAR.match(year) or max(len(month), len(day)) > 2:
         return False
     return min(int(month), int(day)) <= 12 and max(int(month), int(day)) <= 31
-
-
-def _around(run: _Run) -> Span:
-    return run.groups[0][0], run.groups[-1][1]
