@@ -9,16 +9,16 @@ from typing import Any, TypeAlias
 
 import yaml
 from feast import Entity, FeatureView, OnDemandFeatureView, RequestSource
-from feast.types import Array, PrimitiveFeastType
 
 from llmrec_plugin.artifacts import ArtifactStore
-from llmrec_plugin.binding import BoundColumn, BoundFeature, BoundSimilarity, bind
+from llmrec_plugin.binding import BoundColumn, BoundSimilarity, BoundTokens, BoundVector, bind
 from llmrec_plugin.errors import ArtifactError, ColumnTypeError, DeclarationError, NameCollisionError, UnknownNameError
 from llmrec_plugin.feast.compatibility import unsuited_settings
 from llmrec_plugin.feast.patches import LLMBatchFeatureView
 from llmrec_plugin.feast.views import (
     batch_view,
     column_types,
+    described,
     on_demand_name,
     on_demand_view,
     request_source,
@@ -32,13 +32,6 @@ from llmrec_plugin.specs import ColumnFeature, Feature, SimilarityFeature, Token
 logger = logging.getLogger(__name__)
 
 View: TypeAlias = FeatureView | OnDemandFeatureView
-_NUMBER_TYPES = {
-    PrimitiveFeastType.INT32,
-    PrimitiveFeastType.INT64,
-    PrimitiveFeastType.FLOAT32,
-    PrimitiveFeastType.FLOAT64,
-}
-_TEXT_TYPES = {PrimitiveFeastType.STRING, PrimitiveFeastType.BOOL, *_NUMBER_TYPES}
 
 
 def publish(
@@ -145,7 +138,9 @@ class _Publication:
             return
         raw = None if feature.entity is None else self._raw_view(feature)
         bound = bind(feature, self._store)
-        request = request_source(feature, raw)
+        if raw is not None:
+            _check_types(bound, raw)
+        request = request_source(bound, raw)
         views: dict[str, View] = {on_demand_name(feature): on_demand_view(bound, request, tags)}
         if raw is not None:
             entity = self._entities[str(feature.entity)]
@@ -155,7 +150,7 @@ class _Publication:
         self._requests[feature.name] = request
 
     def _publish_similarity(self, feature: SimilarityFeature, tags: dict[str, str]) -> None:
-        sides: list[BoundFeature] = []
+        sides: list[BoundVector] = []
         sources: list[FeatureView | RequestSource] = []
         for name in (feature.left, feature.right):
             if name not in self._features:
@@ -172,7 +167,7 @@ class _Publication:
                 )
             self._publish_column(side, {"llmrec.plugin": self._features[name].provenance.plugin})
             bound = self._bound[name]
-            assert isinstance(bound, BoundFeature)
+            assert not isinstance(bound, BoundTokens)
             sides.append(bound)
             sources.append(self._requests[name] if side.entity is None else self._views[name])  # type: ignore[arg-type]
         view = similarity_view(BoundSimilarity(feature, sides[0], sides[1]), sources, tags)
@@ -202,7 +197,6 @@ class _Publication:
                 f"one feature view with that entity and those columns, found {len(fitting)} among: {offers or 'none'}. "
                 f"Add the columns to a view's schema, or pass publish(globals(), sources={{{feature.name!r}: view}})."
             )
-        _check_types(feature, fitting[0])
         return fitting[0]
 
 
@@ -238,21 +232,14 @@ def _is_raw_view(item: object) -> bool:
     return isinstance(item, FeatureView) and not isinstance(item, LLMBatchFeatureView)
 
 
-def _check_types(feature: ColumnFeature, view: FeatureView) -> None:
-    types = {field.name: field.dtype for field in view.features}
-    for column, wanted in column_types(feature).items():
-        dtype = types.get(column)
-        is_list = isinstance(dtype, Array) and dtype.base_type == PrimitiveFeastType.STRING
-        if isinstance(wanted, Array):
-            fits, expected = is_list, "Array(String)"
-        elif wanted == PrimitiveFeastType.FLOAT64:
-            fits, expected = dtype in _NUMBER_TYPES, "a number"
-        else:
-            fits, expected = is_list or dtype in _TEXT_TYPES, "String, a number, Bool or Array(String)"
-        if dtype is not None and not fits:
+def _check_types(bound: BoundColumn, view: FeatureView) -> None:
+    given = {field.name: field.dtype for field in view.features}
+    for column, types in column_types(bound).items():
+        dtype = given.get(column)
+        if dtype is not None and dtype not in types:
             raise ColumnTypeError(
-                f"Feature {feature.name!r} reads column {column!r} of view {view.name!r}: expected {expected}, "
-                f"got {dtype}. Convert the column to text in its source, or read another one."
+                f"Feature {bound.feature.name!r} reads column {column!r} of view {view.name!r}: expected "
+                f"{described(types)}, got {dtype}. Convert the column in its source, or read another one."
             )
 
 

@@ -243,20 +243,22 @@ def _seen(text: str) -> str:
     return text.replace(_HIDDEN, "")
 
 
-def _spans(text: str, is_one: Callable[[_Run, int, int], Span | None]) -> list[Span]:
-    """In each run, from its beginning, the longest ranges of groups that `is_one` takes; none with a barred group."""
+def _spans(text: str, is_one: Callable[[_Run, int, int], Span | None], *, longest: bool) -> list[Span]:
+    """In each run, from its beginning, the ranges of groups that `is_one` takes, none with a barred group.
+
+    Of several with one beginning it is the longest, or the shortest.
+    """
     found: list[Span] = []
     for run in _runs(text):
         barred = _barred(run)
         first = 0
         while first < len(run.groups):
-            last = _last(run, barred, first)
-            while last >= first and (span := is_one(run, first, last)) is None:
-                last -= 1
-            if last >= first:
-                assert span is not None
+            lasts = range(first, _last(run, barred, first) + 1)
+            taken = ((last, is_one(run, first, last)) for last in (reversed(lasts) if longest else lasts))
+            last, span = next(((last, span) for last, span in taken if span is not None), (first, None))
+            if span is not None:
                 found.append(span)
-            first = max(last, first) + 1
+            first = last + 1
     return found
 
 
@@ -272,7 +274,7 @@ def _last(run: _Run, barred: set[int], first: int) -> int:
 
 
 def _cards(text: str) -> list[Span]:
-    return _spans(text, _card)
+    return _spans(text, _card, longest=False)
 
 
 def _card(run: _Run, first: int, last: int) -> Span | None:
@@ -293,7 +295,7 @@ def _luhn(digits: str) -> bool:
 
 
 def _phones(text: str) -> list[Span]:
-    return _spans(text, _phone)
+    return _spans(text, _phone, longest=True)
 
 
 def _phone(run: _Run, first: int, last: int) -> Span | None:

@@ -108,7 +108,7 @@ def test_dates_amounts_and_other_numbers_stay(text):
         "3782 822463 10005",
         "30569309025904",
         "2223003122003222",
-        "6200000000000000003",
+        "6205500000000000004",
         "4242\u00a04242\u20104242\u200b4242",
     ],
 )
@@ -117,7 +117,7 @@ def test_a_card_is_replaced_and_nothing_around_it(number):
 
 
 @pytest.mark.parametrize(
-    "text", ["4242424242424241", "9780306406157", "1234567890123456", "42424242424242", "4242 / 4242 / 4242 / 4242"]
+    "text", ["4242424242424241", "9780306406157", "1234567890123456", "42424242424241", "4242 / 4242 / 4242 / 4242"]
 )
 def test_what_luhn_or_the_length_refuses_is_no_card(text):
     assert redact(CARD, text) == (text, {})
