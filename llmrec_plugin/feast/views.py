@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -186,6 +187,8 @@ def column_types(bound: BoundColumn) -> dict[str, Types]:
 
 
 def _types_of(feature: TextFeature | TokenFeature) -> dict[str, Types]:
+    if not isinstance(feature, TokenFeature) and feature.noise is not None:
+        return {feature.noise.user: _KEY} | _types_of(replace(feature, noise=None, status=False))
     if isinstance(feature, GeneratedEmbeddingFeature):
         return _types_of(feature.of)
     if isinstance(feature, HistoryEmbeddingFeature):

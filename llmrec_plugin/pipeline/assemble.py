@@ -8,22 +8,18 @@ value is typed there: an int64 column that pandas turned into floats gives the t
 from __future__ import annotations
 
 import functools
-import math
-import re
 import string
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from numbers import Integral, Real
 from typing import Any, TypeAlias, TypeVar
 
 from llmrec_plugin.errors import InputError, MissingColumnError
+from llmrec_plugin.pipeline.redaction import redact_columns
+from llmrec_plugin.pipeline.text import as_list, clean, to_text
 from llmrec_plugin.specs import HistoryEmbeddingFeature, TextFeature
 
 RowTexts: TypeAlias = tuple[str, ...]
 T = TypeVar("T")
-
-# Control characters but tab and newline, and lone surrogates (which no encoder of UTF-8 accepts).
-_UNSAFE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
 @dataclass(frozen=True)
@@ -51,6 +47,8 @@ def assemble(feature: TextFeature, columns: Mapping[str, Sequence[Any]]) -> Asse
         InputError: The columns differ in length.
     """
     names, read_row = _reader(feature)
+    if feature.redact is not None:
+        columns = redact_columns(feature.redact, columns, names, feature.max_chars)
     nothing: RowTexts = ()
     rows, invalid = read_each(feature.name, names, columns, read_row, nothing)
     return Assembled(rows, invalid)
@@ -94,60 +92,13 @@ def read_each(
     return rows, invalid
 
 
-def to_text(value: object) -> str:
-    """A cell as text: missing values give ``""``, numbers their shortest decimal form, lists are joined by ``", "``.
-
-    Floats are written with 6 significant digits, all that float32 holds of any decimal number, so that float32 and
-    float64 columns of such numbers agree.
-
-    Raises:
-        InputError: The value is of a type that is not text, e.g. bytes or a mapping.
-    """
-    if isinstance(value, str):
-        return value
-    if value is None or type(value).__name__ in ("NAType", "NaTType"):
-        return ""
-    if isinstance(value, bool) or type(value).__name__ in ("bool", "bool_"):  # numpy 2 and 1
-        return "true" if value else "false"
-    if isinstance(value, Integral):
-        return str(int(value))
-    if isinstance(value, Real):
-        number = float(value)
-        if math.isnan(number):
-            return ""
-        return str(int(number)) if number.is_integer() else format(number, ".6g")
-    items = as_list(value)
-    if items is not None:
-        return ", ".join(filter(None, map(to_text, items)))
-    raise InputError(
-        f"expected text, a number, a boolean or a list of them, got {type(value).__name__} ({value!r:.60}); "
-        "convert the column to text in its source"
-    )
-
-
-def as_list(value: object) -> list[Any] | None:
-    """A list-like cell (list, tuple, 1-D array) as a list; None for anything else."""
-    if isinstance(value, (list, tuple)):
-        return list(value)
-    if type(value).__name__ == "ndarray" and getattr(value, "ndim", 0) == 1:
-        return value.tolist()  # type: ignore[attr-defined]
-    return None
-
-
-def clean(text: str, max_chars: int) -> str:
-    """The text cut to `max_chars`, without control characters or lone surrogates, stripped."""
-    text = text[:max_chars]
-    if _UNSAFE.search(text):
-        text = _UNSAFE.sub(lambda match: "\ufffd" if match[0] >= "\ud800" else " ", text)
-    return text.strip()
-
-
 @functools.lru_cache(maxsize=64)  # a template need not be parsed for every request
 def _reader(feature: TextFeature) -> tuple[tuple[str, ...], Callable[[tuple[Any, ...]], RowTexts]]:
     """The columns that `feature` reads, and what makes texts of a row of them."""
     if isinstance(feature, HistoryEmbeddingFeature):
-        return feature.columns, _history_reader(feature)
-    return feature.columns, template_reader(feature.text, feature.columns, feature.max_chars)  # type: ignore[union-attr]
+        return feature.text_columns, _history_reader(feature)
+    names = feature.text_columns
+    return names, template_reader(feature.text, names, feature.max_chars)  # type: ignore[union-attr]
 
 
 def template_reader(template: str, columns: Sequence[str], max_chars: int) -> Callable[[tuple[Any, ...]], RowTexts]:

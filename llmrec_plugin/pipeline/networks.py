@@ -26,8 +26,9 @@ import numpy as np
 
 from llmrec_plugin.errors import FingerprintMismatchError, InputError
 from llmrec_plugin.networks import Id, IdSequence, Image, Input, Number, Tokens, Vector, VectorSequence, graph_names
-from llmrec_plugin.pipeline.assemble import as_list, read_each, template_reader, to_text
+from llmrec_plugin.pipeline.assemble import read_each, template_reader
 from llmrec_plugin.pipeline.packing import packed_bytes, unpack
+from llmrec_plugin.pipeline.text import as_list, to_text
 from llmrec_plugin.specs import Storage, template_columns
 from llmrec_plugin.specs.networks import InputSource, columns_of_source
 

@@ -14,7 +14,7 @@ from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
-from llmrec_plugin.pipeline.assemble import clean
+from llmrec_plugin.pipeline.text import clean
 from llmrec_plugin.specs import Choice, Json, Output, Scores, ShortText, Tags
 from llmrec_plugin.specs.schemas import misfit
 

@@ -26,7 +26,9 @@ from typing import Any, TypeAlias
 
 from llmrec_plugin.errors import InputError
 from llmrec_plugin.generation import Request, Segment
-from llmrec_plugin.pipeline.assemble import as_list, clean, read_each, template_reader, to_text
+from llmrec_plugin.pipeline.assemble import read_each, template_reader
+from llmrec_plugin.pipeline.redaction import redact_columns
+from llmrec_plugin.pipeline.text import as_list, clean, to_text
 from llmrec_plugin.specs import Prompt, Slot, TokenFeature
 from llmrec_plugin.specs.prompts import SLOT
 
@@ -66,6 +68,8 @@ def read_rows(feature: TokenFeature, columns: Mapping[str, Sequence[Any]]) -> Ro
         MissingColumnError: A declared column is not there.
         InputError: The columns differ in length.
     """
+    if feature.redact is not None:
+        columns = redact_columns(feature.redact, columns, _textual(feature), feature.max_chars)
     keys, invalid = read_each(feature.name, feature.columns, columns, _reader(feature), None)
     return RowInputs(keys, invalid)
 
@@ -96,6 +100,14 @@ def neutral(text: str, names: Sequence[str]) -> str:
     if not _LESS_THAN.search(text):
         return text
     return _LESS_THAN.sub(lambda found: LOOK_ALIKE if _names_tag(text, found.end(), names) else found[0], text)
+
+
+def _textual(feature: TokenFeature) -> list[str]:
+    """The columns that are not read as numbers."""
+    slots = () if feature.prompt is None else feature.prompt.slots
+    renamed = dict(feature.columns_of)
+    numbers = {renamed.get(slot.name, slot.name) for slot in slots if slot.type == "number"}
+    return [column for column in feature.columns if column not in numbers]
 
 
 @functools.lru_cache(maxsize=256)  # a prompt need not be parsed for every request

@@ -16,19 +16,24 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from types import MappingProxyType
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, cast
 
 import numpy as np
 
 from llmrec_plugin.artifacts import Artifact, ArtifactStore
 from llmrec_plugin.binding import BoundColumn, BoundFeature, BoundNetwork, BoundTokens
+from llmrec_plugin.errors import InputError, MissingColumnError
 from llmrec_plugin.inference import Profile
-from llmrec_plugin.pipeline.assemble import Assembled, assemble, clean
+from llmrec_plugin.keys import load_noise_key
+from llmrec_plugin.pipeline.assemble import Assembled, assemble
 from llmrec_plugin.pipeline.columns import Value, Written, as_text, fallback_of
 from llmrec_plugin.pipeline.networks import Rows, Vocabularies, estimated_work
 from llmrec_plugin.pipeline.networks import read_rows as read_network_rows
+from llmrec_plugin.pipeline.noise import privatize, user_of
 from llmrec_plugin.pipeline.postprocess import combine, finish
 from llmrec_plugin.pipeline.prompts import read_rows
+from llmrec_plugin.pipeline.redaction import redact_columns
+from llmrec_plugin.pipeline.text import clean
 from llmrec_plugin.runtime.cache import RunReport, ValueCache
 from llmrec_plugin.runtime.counts import RequestCounts
 from llmrec_plugin.runtime.encoder import Encoder
@@ -123,6 +128,7 @@ class Runner:
         Raises:
             MissingColumnError: A declared column is not there.
             ArtifactError: The model is missing, damaged, or not what the feature declares.
+            SettingsError: The feature has noise, and its key is not there.
         """
         clock = time.monotonic()
         called = clock if called is None else called
@@ -131,10 +137,12 @@ class Runner:
         elif isinstance(bound, BoundNetwork):
             computed = self._run_rows(bound, columns, mode, called, quiet=quiet)
         elif bound.of is None:
-            computed = self._embed_rows(bound, assemble(bound.feature, columns), mode, called, quiet=quiet)
+            assembled = _of_known_users(bound, assemble(bound.feature, columns), columns)
+            computed = self._embed_rows(bound, assembled, columns, mode, called, quiet=quiet)
         else:
             written = self._write_rows(bound.of, columns, mode, called, quiet=quiet)
-            computed = self._embed_rows(bound, _texts(bound, written), mode, called, quiet=quiet)
+            assembled = _of_known_users(bound, _texts(bound, written), columns)
+            computed = self._embed_rows(bound, assembled, columns, mode, called, quiet=quiet)
             computed = computed._replace(unanswered=written.unanswered)
         report = replace(computed.report, seconds=time.monotonic() - clock)
         if not quiet:
@@ -143,7 +151,14 @@ class Runner:
         return computed._replace(report=report)
 
     def _embed_rows(
-        self, bound: BoundFeature, assembled: Assembled, mode: Mode, called: float, *, quiet: bool
+        self,
+        bound: BoundFeature,
+        assembled: Assembled,
+        columns: Mapping[str, Sequence[Any]],
+        mode: Mode,
+        called: float,
+        *,
+        quiet: bool,
     ) -> Computed:
         feature = bound.feature
         texts = list(dict.fromkeys(text for row in assembled.rows for text in row))
@@ -175,6 +190,8 @@ class Runner:
                 statuses.append("invalid")
                 invalid[number] = "the model gave a vector that is not finite"
         report = _report(bound, mode, statuses, texts=len(texts), cached=cached, computed=len(missing) - len(late))
+        if feature.noise is not None:
+            values, statuses = _privatized(bound, values, statuses, assembled, columns)
         return Computed(values, statuses, replace(report, invalid=len(invalid), tokens=tokens), invalid)
 
     def _write_rows(
@@ -219,7 +236,14 @@ class Runner:
     ) -> Computed:
         feature = bound.feature
         parts = {
-            name: self._embed_rows(part, assemble(part.feature, columns), mode, called, quiet=quiet)
+            name: self._embed_rows(
+                part,
+                _of_known_users(part, assemble(part.feature, columns), columns),
+                columns,
+                mode,
+                called,
+                quiet=quiet,
+            )
             for name, part in bound.timed_parts
         }
         read = self.read_network_rows(bound, columns, parts)
@@ -396,6 +420,8 @@ class Runner:
         if tokens is not None:
             self._writer.load(tokens, "online")
         if isinstance(bound, BoundFeature):
+            if bound.feature.noise is not None:
+                load_noise_key(bound.feature.noise.key_id)
             self._encode_texts(bound, self.encoder(bound, "online"), ["ready"])
         self.cache.size()
 
@@ -515,12 +541,61 @@ def _stand_in(feature: TextFeature | NetworkFeature, kind: OnEmpty) -> np.ndarra
     return 0.0 if feature.dims is None else np.zeros(feature.dims, dtype=np.float32)
 
 
+def _of_known_users(bound: BoundFeature, assembled: Assembled, columns: Mapping[str, Sequence[Any]]) -> Assembled:
+    """The rows that the noise of a feature can be drawn for; the others are invalid."""
+    noise = bound.feature.noise
+    if noise is None:
+        return assembled
+    if noise.user not in columns:
+        raise MissingColumnError(bound.feature.name, [noise.user], columns)
+    invalid = dict(assembled.invalid)
+    for row, cell in enumerate(columns[noise.user]):
+        try:
+            user_of(cell)
+        except InputError as exc:
+            invalid.setdefault(row, str(exc))
+    return Assembled([() if row in invalid else texts for row, texts in enumerate(assembled.rows)], invalid)
+
+
+def _privatized(
+    bound: BoundFeature,
+    values: list[Value],
+    statuses: list[Status],
+    assembled: Assembled,
+    columns: Mapping[str, Sequence[Any]],
+) -> tuple[list[Value], list[Status]]:
+    """Values with noise, and their statuses. The cache holds vectors without it."""
+    noise = bound.feature.noise
+    assert noise is not None
+    key = load_noise_key(noise.key_id)
+    rows = [row for row, status in enumerate(statuses) if status in ("ok", "empty")]
+    if not rows:
+        return values, statuses
+    noisy = privatize(
+        noise,
+        key,
+        bound.fingerprint,
+        np.stack([cast(np.ndarray, values[row]) for row in rows]),
+        [user_of(columns[noise.user][row]) for row in rows],
+        [assembled.rows[row] for row in rows],
+    )
+    private = dict(zip(rows, noisy, strict=True))
+    return (
+        [private.get(row, value) for row, value in enumerate(values)],
+        ["ok" if status == "empty" else status for status in statuses],  # who has no data is not told
+    )
+
+
 def _texts(bound: BoundFeature, written: Computed) -> Assembled:
     """What another feature wrote for the rows, as texts to encode."""
+    feature = bound.feature
     rows: list[tuple[str, ...]] = []
     invalid = {**written.invalid, **written.unanswered}
+    texts: Sequence[str] = [as_text(value) if isinstance(value, Written) else "" for value in written.values]
+    if feature.redact is not None:
+        texts = redact_columns(feature.redact, {"": texts}, [""], feature.max_chars)[""]
     for number, (value, status) in enumerate(zip(written.values, written.statuses, strict=True)):
-        text = clean(as_text(value), bound.feature.max_chars) if isinstance(value, Written) else ""
+        text = clean(texts[number], feature.max_chars)
         rows.append((text,) if text else ())
         if value is None and status == "fallback":
             invalid[number] = "its text was not written in time"

@@ -36,6 +36,7 @@ from llmrec_plugin.specs.models import (
     Rotation,
 )
 from llmrec_plugin.specs.networks import NetworkFeature, NetworkModel
+from llmrec_plugin.specs.privacy import GaussianNoise, Redaction
 from llmrec_plugin.specs.prompts import Prompt, Slot
 from llmrec_plugin.specs.tokens import Choice, Decoding, Json, Output, Scores, ShortText, Tags, TokenFeature
 
@@ -78,6 +79,7 @@ __all__ = [
     "EmbeddingFeature",
     "EncoderModel",
     "Feature",
+    "GaussianNoise",
     "GeneratedEmbeddingFeature",
     "GeneratorModel",
     "GeneratorTask",
@@ -93,6 +95,7 @@ __all__ = [
     "Pooling",
     "Precision",
     "Prompt",
+    "Redaction",
     "Reduction",
     "Rotation",
     "Scores",

@@ -20,6 +20,7 @@ from llmrec_plugin.specs.checks import (
     to_spec,
 )
 from llmrec_plugin.specs.models import Metric, Pooling
+from llmrec_plugin.specs.privacy import GaussianNoise, Redaction
 from llmrec_plugin.specs.tokens import Scores, TokenFeature
 
 OnEmpty: TypeAlias = Literal["null", "zeros"]
@@ -54,6 +55,9 @@ class _Encoded:
             text; ``"invalid"`` for one that could not be read; ``"fallback"`` for one that missed its deadline.
         deadline_ms: Request time only: milliseconds a row may wait for inference, None for as long as it takes.
         on_deadline: What a row that missed the deadline gives: ``"null"`` or the ``"zeros"`` vector.
+        redact: Personal data that is taken out of the row's values before anything else reads them.
+        noise: Makes the vectors differentially private. A row without text has noise, too, as it would else be known
+            by its value: `on_empty` must be ``"zeros"`` and `status` False.
         description: For people; shown in the Feast UI.
     """
 
@@ -73,13 +77,15 @@ class _Encoded:
     status: bool = False
     deadline_ms: int | None = None
     on_deadline: OnEmpty = "null"
+    redact: Redaction | None = None
+    noise: GaussianNoise | None = None
     description: str = ""
 
     _LABELS: ClassVar[frozenset[str]] = frozenset(
         {"name", "entity", "description", "model", "status", "deadline_ms", "on_deadline"}
     )
     """Fields that do not change the numbers; what a model computes is covered by its artifact's id."""
-    _UNCHANGED: ClassVar[dict[str, object]] = {"storage": "list"}
+    _UNCHANGED: ClassVar[dict[str, object]] = {"storage": "list", "redact": None, "noise": None}
     """Fields younger than stored fingerprints, with the value that leaves the numbers as they were."""
 
     def __post_init__(self) -> None:
@@ -103,6 +109,15 @@ class _Encoded:
         check_choice(owner, "on_deadline", self.on_deadline, get_args(OnEmpty))
         if self.deadline_ms is not None:
             check_positive(owner, "deadline_ms", self.deadline_ms)
+        if self.redact is not None:
+            object.__setattr__(self, "redact", rebuilt(owner, "redact", self.redact, Redaction))
+        if self.noise is not None:
+            object.__setattr__(self, "noise", rebuilt(owner, "noise", self.noise, GaussianNoise))
+            if self.on_empty != "zeros" or self.status:
+                raise DeclarationError(
+                    f"{owner}: with noise, on_empty must be 'zeros' and status False, or a value would tell who has no "
+                    f"data; got on_empty={self.on_empty!r} and status={self.status!r}."
+                )
 
     @property
     def status_name(self) -> str:
@@ -112,6 +127,12 @@ class _Encoded:
     @property
     def columns(self) -> tuple[str, ...]:
         """The columns the feature reads."""
+        user = () if self.noise is None else (self.noise.user,)
+        return tuple(dict.fromkeys((*self.text_columns, *user)))
+
+    @property
+    def text_columns(self) -> tuple[str, ...]:
+        """Those of `columns` whose values a model reads."""
         raise TypeError(f"{type(self).__name__} declares no columns")  # every subclass does
 
     def encoding_fingerprint(self, artifact_id: str) -> str:
@@ -152,7 +173,7 @@ class EmbeddingFeature(_Encoded):
         template_columns(self.text, owner=f"feature {self.name!r}")
 
     @property
-    def columns(self) -> tuple[str, ...]:
+    def text_columns(self) -> tuple[str, ...]:
         return template_columns(self.text)
 
 
@@ -199,7 +220,7 @@ class HistoryEmbeddingFeature(_Encoded):
             )
 
     @property
-    def columns(self) -> tuple[str, ...]:
+    def text_columns(self) -> tuple[str, ...]:
         return (self.events,)
 
 
@@ -273,7 +294,7 @@ class GeneratedEmbeddingFeature(_Encoded):
             raise DeclarationError(f"{owner}: feature {self.of.name!r} gives numbers; of must write a text.")
 
     @property
-    def columns(self) -> tuple[str, ...]:
+    def text_columns(self) -> tuple[str, ...]:
         return self.of.columns
 
 

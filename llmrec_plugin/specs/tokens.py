@@ -23,6 +23,7 @@ from llmrec_plugin.specs.checks import (
     template_columns,
     to_spec,
 )
+from llmrec_plugin.specs.privacy import Redaction
 from llmrec_plugin.specs.prompts import Prompt
 from llmrec_plugin.specs.schemas import check_schema
 
@@ -219,6 +220,8 @@ class TokenFeature:
         status: Whether the views have a column ``<name>_status``: ``"ok"``: computed; ``"cached"``: computed before;
             ``"fallback"``: `fallback` stands for a value; ``"invalid"``: there is none; ``"empty"``: no input.
         deadline_ms: Request time only: milliseconds a row may wait, None for as long as it takes.
+        redact: Personal data that is taken out of the row's values before anything else reads them; slots for numbers
+            stay as they are.
         description: For people; shown in the Feast UI.
     """
 
@@ -234,10 +237,13 @@ class TokenFeature:
     max_chars: int = 20_000
     status: bool = False
     deadline_ms: int | None = None
+    redact: Redaction | None = None
     description: str = ""
 
     kind: ClassVar[str] = "tokens"
     _LABELS: ClassVar[frozenset[str]] = frozenset({"name", "entity", "description", "model", "status", "deadline_ms"})
+    _UNCHANGED: ClassVar[dict[str, object]] = {"redact": None}
+    """Fields younger than stored fingerprints, with the value that leaves the numbers as they were."""
 
     def __post_init__(self) -> None:
         check_name("feature", self.name)
@@ -261,6 +267,8 @@ class TokenFeature:
         check_flag(owner, "status", self.status)
         if self.deadline_ms is not None:
             check_positive(owner, "deadline_ms", self.deadline_ms)
+        if self.redact is not None:
+            set_(self, "redact", rebuilt(owner, "redact", self.redact, Redaction))
 
     def _renamed(self, owner: str) -> tuple[tuple[str, str], ...]:
         pairs = dict(self.columns_of) if self.columns_of else {}
@@ -290,7 +298,11 @@ class TokenFeature:
 
     def fingerprint(self, artifact_id: str) -> str:
         """Covers everything that changes the values of this feature; 64 hex digits."""
-        spec = {key: value for key, value in to_spec(self).items() if key not in self._LABELS}
+        spec = {
+            key: value
+            for key, value in to_spec(self).items()
+            if key not in self._LABELS and self._UNCHANGED.get(key, ...) != value
+        }
         return digest([PIPELINE_VERSION, artifact_id, spec])
 
 

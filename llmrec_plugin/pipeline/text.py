@@ -1,0 +1,65 @@
+"""Cells as texts."""
+
+from __future__ import annotations
+
+import math
+import re
+from numbers import Integral, Real
+from typing import Any
+
+from llmrec_plugin.errors import InputError
+
+# Control characters but tab and newline, and lone surrogates (which no encoder of UTF-8 accepts).
+_UNSAFE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
+
+
+def to_text(value: object) -> str:
+    """A cell as text: missing values give ``""``, numbers their shortest decimal form, lists are joined by ``", "``.
+
+    Floats are written with 6 significant digits, all that float32 holds of any decimal number, so that float32 and
+    float64 columns of such numbers agree.
+
+    Raises:
+        InputError: The value is of a type that is not text, e.g. bytes or a mapping.
+    """
+    if isinstance(value, str):
+        return value
+    if value is None or type(value).__name__ in ("NAType", "NaTType"):
+        return ""
+    if isinstance(value, bool) or type(value).__name__ in ("bool", "bool_"):  # numpy 2 and 1
+        return "true" if value else "false"
+    if isinstance(value, Integral):
+        return str(int(value))
+    if isinstance(value, Real):
+        number = float(value)
+        if math.isnan(number):
+            return ""
+        return str(int(number)) if number.is_integer() else format(number, ".6g")
+    items = as_list(value)
+    if items is not None:
+        return ", ".join(filter(None, map(to_text, items)))
+    raise InputError(
+        f"expected text, a number, a boolean or a list of them, got {type(value).__name__} ({value!r:.60}); "
+        "convert the column to text in its source"
+    )
+
+
+def as_list(value: object) -> list[Any] | None:
+    """A list-like cell (list, tuple, 1-D array) as a list; None for anything else."""
+    if isinstance(value, (list, tuple)):
+        return list(value)
+    if type(value).__name__ == "ndarray" and getattr(value, "ndim", 0) == 1:
+        return value.tolist()  # type: ignore[attr-defined]
+    return None
+
+
+def clean(text: str, max_chars: int) -> str:
+    """The text cut to `max_chars`, without control characters or lone surrogates, stripped."""
+    return safe(text[:max_chars]).strip()
+
+
+def safe(text: str) -> str:
+    """The text with a blank for each control character and U+FFFD for each lone surrogate."""
+    if _UNSAFE.search(text):
+        return _UNSAFE.sub(lambda match: "\ufffd" if match[0] >= "\ud800" else " ", text)
+    return text
