@@ -1,6 +1,6 @@
 """The command line.
 
-    llmrec plugins | features | models | export | train | calibrate | plan | doctor | rollout | cache
+    llmrec plugins | features | models | export | data | train | evaluate | calibrate | plan | doctor | rollout | cache
 
 Errors of this package end with one line and exit code 1; wrong usage with exit code 2.
 """
@@ -21,7 +21,9 @@ from llmrec_plugin import __version__
 from llmrec_plugin.artifacts import AnyArtifact, ArtifactStore
 from llmrec_plugin.binding import bind
 from llmrec_plugin.errors import DeclarationError, LLMRecError
+from llmrec_plugin.evaluation.commands import evaluate
 from llmrec_plugin.inference import Profile
+from llmrec_plugin.interactions.commands import data
 from llmrec_plugin.manager import load_catalogue
 from llmrec_plugin.registry import Catalogue
 from llmrec_plugin.settings import load_settings
@@ -185,7 +187,8 @@ def export(model: str, name: str | None, texts: Path | None, **overrides: Any) -
     )
 
 
-main.add_command(train)
+for _command in (data, evaluate, train):
+    main.add_command(_command)
 
 
 @main.command()
