@@ -82,6 +82,8 @@ class Configuration:
         for control in self.controls:
             if control not in CONTROLS:
                 raise UnknownNameError("control", control, CONTROLS)
+        if not self.rankers:
+            raise InputError(f"configuration: rankers must name one or more of {', '.join(RANKERS)}.")
         for ranker in self.rankers:
             if ranker not in RANKERS:
                 raise UnknownNameError("ranker", ranker, RANKERS)

@@ -18,7 +18,7 @@ METRICS = ("ndcg", "recall", "hr", "mrr", "auc")
 
 
 def positions(scores: np.ndarray, relevant: np.ndarray) -> np.ndarray:
-    """Ranks of the relevant candidates, from 1, best first.
+    """Ranks of the relevant candidates, from 1, best first; counted, since few of many are relevant.
 
     Args:
         scores: (n,) floats of the candidates, in ascending order of their keys.
@@ -33,10 +33,13 @@ def positions(scores: np.ndarray, relevant: np.ndarray) -> np.ndarray:
     scores = np.asarray(scores)
     if np.isnan(scores).any():
         raise InputError(f"positions: {int(np.isnan(scores).sum())} scores are NaN; give such candidates -inf.")
-    order = len(scores) - 1 - np.argsort(-scores[::-1], kind="stable")
-    ranks = np.empty(len(scores), dtype=np.int64)
-    ranks[order] = np.arange(1, len(scores) + 1)
-    return np.sort(ranks[relevant])
+    places = np.flatnonzero(relevant) if np.asarray(relevant).dtype == bool else np.asarray(relevant)
+    wanted, ordered = scores[places], np.sort(scores)
+    not_above = np.searchsorted(ordered, wanted, "right")
+    ranks = len(scores) - not_above + 1
+    for number in np.flatnonzero(not_above - np.searchsorted(ordered, wanted, "left") > 1):
+        ranks[number] += np.count_nonzero(scores[places[number] + 1 :] == wanted[number])
+    return np.sort(ranks)
 
 
 def auc(scores: np.ndarray, relevant: np.ndarray) -> float:
@@ -52,8 +55,7 @@ def auc(scores: np.ndarray, relevant: np.ndarray) -> float:
     good, other = scores[relevant], np.sort(scores[~relevant])
     if not len(good) or not len(other):
         return float("nan")
-    below = np.searchsorted(other, good, "left")
-    not_above = np.searchsorted(other, good, "right")
+    below, not_above = (np.searchsorted(other, good, side) for side in ("left", "right"))
     return float((below + not_above).sum() / (2 * len(good) * len(other)))
 
 

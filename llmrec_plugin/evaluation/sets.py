@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -48,19 +49,22 @@ class SimilaritySet:
     with_vectors: bool = False
     noise: int | None = None
     _items: np.ndarray | None = field(default=None, repr=False)
+    _compared: np.ndarray | None = field(default=None, repr=False)
     _users: tuple[Window, np.ndarray] | None = field(default=None, repr=False)
+    _catalogue: Any = field(default=None, repr=False)
+    _asked: Any = field(default=None, repr=False)
 
     def columns(self, window: Window, rows: Rows) -> Columns:
         items = self._item_vectors(window)
         found: dict[str, np.ndarray] = {}
         if self.user is not None:
-            found["user"] = self._pairs(self._user_vectors(window), items, rows)
+            found["user"] = self._pairs(self._user_vectors(window), rows)
         if self.history:
             liked, other = self._means(window, items)
-            found["history"] = self._pairs(liked, items, rows)
+            found["history"] = self._pairs(liked, rows)
             found["nearest"] = self._nearest(window, items, rows)
             if window.catalogue.rated:
-                found["disliked"] = self._pairs(other, items, rows)
+                found["disliked"] = self._pairs(other, rows)
         uses_events = self.history or reads_history(self.user, self.inputs)
         latest = window.latest() if uses_events else np.full(len(window), NEVER)
         return Columns(
@@ -77,21 +81,20 @@ class SimilaritySet:
         return Vectors(item=items, query=query)
 
     def cost(self) -> Cost:
-        """Of the items' vectors, and of the users' where they are features of rows."""
+        """Of the vectors of all items, and of all users where there is a feature of them."""
         if self._catalogue is None:
             return Cost(seconds=0.0, item_bytes=0.0)
         seconds = self.computer.seconds(self.item, item_columns(self.item, self._catalogue))
-        if self._asked:  # the lists that were seen last stand for a refresh of the users
-            seconds += self.computer.seconds(self.user, self._asked)
+        if self._asked:
+            rows = len(next(iter(self._asked.values())))
+            users = len(self._catalogue.users)
+            seconds += self.computer.seconds(self.user, self._asked) / max(rows, 1) * users
         width = 0 if self._items is None else self._items.shape[1]
         return Cost(seconds=seconds, item_bytes=width * _BYTES[getattr(self.item, "storage", "list")])
 
     def randomized(self, seed: int) -> SimilaritySet:
         """The same set with random vectors of the lengths that the real ones have."""
-        return replace(self, noise=seed, _items=None, _users=None)
-
-    _catalogue: Any = field(default=None, repr=False)
-    _asked: Any = field(default=None, repr=False)
+        return replace(self, noise=seed, _items=None, _compared=None, _users=None)
 
     def _item_vectors(self, window: Window) -> np.ndarray:
         if self._items is None:
@@ -117,19 +120,23 @@ class SimilaritySet:
             self._users = (window, found)
         return self._users[1]
 
-    def _metric(self, left: np.ndarray, right: np.ndarray) -> np.ndarray:
-        """(a, b) similarities of vectors, larger is nearer."""
+    def _metric(self, left: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        """(a, b) similarities of vectors to items, larger is nearer."""
+        if self._compared is None:
+            assert self._items is not None
+            self._compared = _unit(self._items) if self.item.metric == "cosine" else self._items
+        right = _some(self._compared, rows)
         if self.item.metric == "cosine":
-            return _unit(left) @ _unit(right).T
+            return _unit(left) @ right.T
         if self.item.metric == "dot":
             return left @ right.T
         squares = (left**2).sum(axis=1)[:, None] + (right**2).sum(axis=1)[None, :] - 2 * left @ right.T
         return -np.sqrt(np.maximum(squares, 0))
 
-    def _pairs(self, query: np.ndarray, items: np.ndarray, rows: Rows) -> np.ndarray:
+    def _pairs(self, query: np.ndarray, rows: Rows) -> np.ndarray:
         found = np.empty(len(rows), dtype=np.float32)
-        for number, (first, last) in enumerate(zip(rows.offsets[:-1], rows.offsets[1:], strict=True)):
-            found[first:last] = self._metric(query[number : number + 1], _some(items, rows.item[first:last]))[0]
+        for number, (first, last) in enumerate(pairwise(rows.offsets)):
+            found[first:last] = self._metric(query[number : number + 1], rows.item[first:last])[0]
         return found
 
     def _recent(self, window: Window, query: int, *, liked: bool) -> np.ndarray:
@@ -150,11 +157,11 @@ class SimilaritySet:
 
     def _nearest(self, window: Window, items: np.ndarray, rows: Rows) -> np.ndarray:
         found = np.full(len(rows), np.nan, dtype=np.float32)
-        for query, (first, last) in enumerate(zip(rows.offsets[:-1], rows.offsets[1:], strict=True)):
+        for query, (first, last) in enumerate(pairwise(rows.offsets)):
             past = items[self._recent(window, query, liked=True)]
             past = past[~np.isnan(past).any(axis=1)]
             if len(past):
-                found[first:last] = self._metric(past, _some(items, rows.item[first:last])).max(axis=0)
+                found[first:last] = self._metric(past, rows.item[first:last]).max(axis=0)
         return found
 
 
@@ -192,7 +199,7 @@ class TagSet:
         lengths = np.sqrt(self._matrix @ weights**2)
         values = np.full((len(rows), 3), np.nan, dtype=np.float32)
         values[:, 2] = counts[rows.item]
-        for query, (first, last) in enumerate(zip(rows.offsets[:-1], rows.offsets[1:], strict=True)):
+        for query, (first, last) in enumerate(pairwise(rows.offsets)):
             past = window.past(query)
             liked = past.item[past.liked][: self.inputs.last_n]
             if not len(liked):
@@ -269,6 +276,7 @@ class PairSet:
     pair: Any
     inputs: Inputs = field(default_factory=Inputs)
     _sample: Any = field(default=None, repr=False)
+    _items: int = field(default=0, repr=False)
 
     def columns(self, window: Window, rows: Rows) -> Columns:
         catalogue, query = window.catalogue, rows.query
@@ -280,16 +288,18 @@ class PairSet:
         rest = _Reads([name for name in self.pair.columns if name not in of_item])
         for name, values in list_columns(rest, window, self.inputs).items():
             columns[name] = [values[number] for number in query]
-        self._sample = columns
+        self._sample, self._items = columns, len(catalogue.items)
         found = stacked(self.computer.values(self.pair, columns))
         names = (self.name,) if found.shape[1] == 1 else tuple(f"{self.name}_{n}" for n in range(found.shape[1]))
         latest = window.latest() if reads_history(rest, self.inputs) else np.full(len(window), NEVER)
         return Columns(names=names, values=found, latest=latest[query])
 
     def cost(self) -> Cost:
-        """Of the pairs that were asked last; a value of a pair is not stored."""
-        seconds = self.computer.seconds(self.pair, self._sample) if self._sample else 0.0
-        return Cost(seconds=seconds, item_bytes=0.0)
+        """Of one list of the whole catalogue; a value of a pair is not stored."""
+        if not self._sample:
+            return Cost(seconds=0.0, item_bytes=0.0)
+        rows = len(next(iter(self._sample.values())))
+        return Cost(seconds=self.computer.seconds(self.pair, self._sample) / rows * self._items, item_bytes=0.0)
 
 
 @dataclass(frozen=True)
