@@ -151,13 +151,19 @@ def windows(sequences: Sequence[np.ndarray], length: int, *, overlap: int = 0) -
         sequences: Ids, oldest first.
         length: Of the longest piece.
         overlap: How many of a piece's first ids end the piece before it.
+
+    Raises:
+        InputError: No piece is left.
     """
     step = length - overlap
     pieces = []
     for sequence in sequences:
         ends = range(len(sequence), overlap, -step)
         pieces += [sequence[max(0, end - length) : end] for end in ends]
-    return [piece for piece in pieces if len(piece) > 1]
+    long = [piece for piece in pieces if len(piece) > 1]
+    if not long:
+        raise InputError("Sequences to learn from need a user with two training events or more, found none.")
+    return long
 
 
 def padded(sequences: Sequence[np.ndarray], length: int) -> np.ndarray:

@@ -94,6 +94,8 @@ def train_unisrec(
     start = ""
     if pretrained is not None:
         network, start = start_from(pretrained, shape, encoder)
+        if (kept := replace(network.size, items=0)) != replace(shape, items=0):
+            report(f"sizes are those of {pretrained}: {kept}")
         for part in () if tune_encoder else (network.positions, network.norm, network.blocks):
             part.requires_grad_(False)
     else:

@@ -97,7 +97,8 @@ def test_windows_cover_a_sequence_from_the_newest_end():
     assert [piece.tolist() for piece in overlapping] == [[7, 8, 9, 10, 11], [3, 4, 5, 6, 7], [1, 2, 3]]
     asked = sorted(int(item) for piece in overlapping for item in piece[1:])
     assert asked == list(range(2, 12))  # each event but the first is a target once
-    assert windows([np.array([1])], 5) == []
+    with pytest.raises(InputError, match="two training events"):
+        windows([np.array([1])], 5)
 
 
 def test_padding_is_behind_and_the_newest_stay():
