@@ -1,4 +1,4 @@
-"""The LLM as scorer through Feast: scores of pairs every way, a conversation's query and its neighbors, ranked lists."""
+"""The LLM as scorer through Feast: scores of pairs every way, the query of a conversation, ranked lists."""
 
 from __future__ import annotations
 
