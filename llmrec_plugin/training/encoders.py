@@ -110,6 +110,8 @@ class TrainableEncoder:
             network: The plain transformers model, with LoRA merged.
         """
         folder.mkdir(parents=True, exist_ok=True)
+        self._tokenizer.backend_tokenizer.no_truncation()  # which training set, and which would be saved
+        self._tokenizer.backend_tokenizer.no_padding()
         with quiet():
             network.save_pretrained(folder, safe_serialization=True)
             self._tokenizer.save_pretrained(folder)

@@ -1,4 +1,4 @@
-"""The LLM as scorer through Feast: scores of pairs every way, a conversation's query and its neighbors, ranked lists."""
+"""The LLM as scorer through Feast: scores of pairs every way, the query of a conversation, ranked lists."""
 
 from __future__ import annotations
 
@@ -101,8 +101,7 @@ def test_a_score_is_the_same_stored_on_demand_and_in_training_data(repo: Repo) -
     historical = repo.historical(SCORE[:1], rows, environ={"LLMREC_CACHE": str(repo.root / "historical")})
     expected = [pytest.approx(score, abs=1e-5) if score is not None else None for score in scores]
     assert [row["pair_yes_score"] for row in historical] == expected
-    # Feast refuses empty lists and nulls of lists in a request; a blank text is no item and stands for an empty list.
-    asked = [{name: value or ([" "] if name != "candidate" else None) for name, value in row.items()} for row in PAIRS]
+    asked = [{name: value or None for name, value in row.items()} for row in PAIRS]  # Feast refuses empty lists
     on_demand = repo.online(
         ["pair_yes_score_on_demand:pair_yes_score_on_demand"],
         asked,

@@ -173,7 +173,8 @@ def example_rows(dataset: Dataset, settings: ScorerSettings) -> tuple[pd.DataFra
     ):
         if settings.liked_from is None:
             part = part.iloc[rng.permutation(len(part))[: most // 2]]
-            part = _with_negatives(part, rows, events, rng)
+            # What users take up later is unknown to training, so it may be drawn.
+            part = _with_negatives(part, rows, events[events["_train"]] if name == "training" else events, rng)
         part = part.iloc[np.sort(rng.permutation(len(part))[:most])].reset_index(drop=True)
         if part["label"].nunique() < 2:
             raise InputError(
@@ -273,6 +274,9 @@ def _examples(
 ) -> list[Example]:
     columns: Mapping[str, Sequence[Any]] = {name: rows[name].tolist() for name in _COLUMNS}
     prompts = generator.prompts(feature, columns, room=max(map(len, answers)))
+    empty = [row for row, prompt in enumerate(prompts) if prompt is None]
+    if empty:
+        raise InputError(f"llm-scorer: row {empty[0]} gives no prompt: {rows.iloc[empty[0]].to_dict()!r:.200}.")
     return [
         Example(prompt, answers[0 if label else 1])
         for prompt, label in zip(prompts, rows["label"], strict=True)

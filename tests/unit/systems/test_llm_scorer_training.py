@@ -11,7 +11,7 @@ from tiny_generators import save_generator
 from words import interactions
 
 from llmrec_plugin.errors import InputError
-from llmrec_plugin.interactions import Dataset, write_atomic
+from llmrec_plugin.interactions import Dataset, split_dataset, write_atomic
 
 torch = pytest.importorskip("torch", reason="the export extra is not installed")
 pytest.importorskip("transformers", reason="the export extra is not installed")
@@ -78,9 +78,9 @@ def test_rows_of_ratings_have_both_labels_and_validation_is_later():
 
 def test_without_ratings_as_many_items_are_drawn_that_the_user_does_not_have():
     data = interactions(60)
-    train, _ = example_rows(data, replace(SETTINGS, liked_from=None))
+    train, _ = example_rows(data, replace(SETTINGS, liked_from=None, rows=60))
     assert train["label"].mean() == pytest.approx(0.5, abs=0.05)
-    owned = data.interactions.groupby("user_id")["item_id"].agg(set)
+    owned = split_dataset(data).train.groupby("user_id")["item_id"].agg(set)
     for user, item, label in zip(train["user_id"], train["item_id"], train["label"], strict=True):
         assert (item in owned[user]) == bool(label)
 
