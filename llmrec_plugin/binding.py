@@ -110,6 +110,7 @@ class BoundNetwork:
         inputs: What the network reads, as its artifact says.
         space: The artifact's, see `llmrec_plugin.networks.Network`.
         parts: Input -> the embedding feature that computes it, for inputs that are computed.
+        reads: Name and fingerprint of the stored features that it reads at request time, where it has no entity.
     """
 
     feature: NetworkFeature
@@ -117,11 +118,14 @@ class BoundNetwork:
     inputs: tuple[Input, ...]
     space: str = ""
     parts: tuple[tuple[str, BoundFeature], ...] = ()
+    reads: tuple[tuple[str, str], ...] = ()
 
     @functools.cached_property
     def fingerprint(self) -> str:
         own = self.feature.fingerprint(self.artifact_id)
-        return digest([own, [(name, part.fingerprint) for name, part in self.parts]]) if self.parts else own
+        if not self.parts and not self.reads:
+            return own
+        return digest([own, [(name, part.fingerprint) for name, part in self.parts], self.reads])
 
     @functools.cached_property
     def encoding_fingerprint(self) -> str:
@@ -262,7 +266,8 @@ def to_values(bound: Bound) -> dict[str, Any]:
     if isinstance(bound, BoundNetwork):
         parts = {name: part.artifact_id for name, part in bound.parts}
         inputs = [to_spec(item) for item in bound.inputs]
-        return {**values, "artifact": bound.artifact_id, "inputs": inputs, "space": bound.space, "parts": parts}
+        more = {"artifact": bound.artifact_id, "inputs": inputs, "space": bound.space}
+        return {**values, **more, "parts": parts, "reads": dict(bound.reads)}
     of = {"of": to_values(bound.of)} if isinstance(bound, BoundFeature) and bound.of else {}
     return {**values, "artifact": bound.artifact_id, **of}
 
@@ -286,7 +291,8 @@ def from_values(values: dict[str, Any]) -> Bound:
     elif isinstance(feature, NetworkFeature):
         inputs = tuple(input_from_spec(item) for item in values["inputs"])
         parts = tuple((name, BoundFeature(part, values["parts"][name])) for name, part in feature.parts)
-        bound = BoundNetwork(feature, values["artifact"], inputs, values["space"], parts)
+        reads = tuple(sorted(values["reads"].items()))
+        bound = BoundNetwork(feature, values["artifact"], inputs, values["space"], parts, reads)
     else:
         of = from_values(values["of"]) if "of" in values else None
         assert of is None or isinstance(of, BoundTokens)

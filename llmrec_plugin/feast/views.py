@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Collection
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -126,18 +127,17 @@ def _raw_rows(source: DataSource) -> dict[str, Any] | None:
     return None
 
 
-def request_source(bound: BoundColumn, raw: FeatureView | None) -> RequestSource:
-    """The feature's columns, sent with a request, typed as in `raw` if there is one.
+def request_source(bound: BoundColumn, raw: FeatureView | None, stored: Collection[str] = ()) -> RequestSource | None:
+    """The feature's columns but the `stored` ones, sent with a request, typed as in `raw` if there is one.
 
     Feast refuses an empty list in a request; send None, or nothing but blank texts, for an empty history.
     """
     feature = bound.feature
     defaults = {column: types[0] for column, types in column_types(bound).items()}
     types = {field.name: field.dtype for field in raw.features} if raw else {}
-    return RequestSource(
-        name=f"{feature.name}_request",
-        schema=[Field(name=column, dtype=types.get(column, defaults[column])) for column in feature.columns],
-    )
+    sent = [column for column in feature.columns if column not in stored]
+    schema = [Field(name=column, dtype=types.get(column, defaults[column])) for column in sent]
+    return RequestSource(name=f"{feature.name}_request", schema=schema) if schema else None
 
 
 Types: TypeAlias = tuple[FeastType, ...]
@@ -200,10 +200,12 @@ def _types_of(feature: TextFeature | TokenFeature) -> dict[str, Types]:
     return {renamed.get(slot.name, slot.name): types[slot.type] for slot in feature.prompt.slots}
 
 
-def on_demand_view(bound: BoundColumn, request: RequestSource, tags: dict[str, str]) -> OnDemandFeatureView:
-    """The view that computes the value of what is sent with the request."""
+def on_demand_view(
+    bound: BoundColumn, sources: list[FeatureView | RequestSource], tags: dict[str, str]
+) -> OnDemandFeatureView:
+    """The view that computes the value of what is sent with the request, and of what is stored."""
     name = on_demand_name(bound.feature)
-    return _on_demand(name, bound, [request], _output_fields(name, bound.feature, stored=False), tags)
+    return _on_demand(name, bound, sources, _output_fields(name, bound.feature, stored=False), tags)
 
 
 def similarity_view(

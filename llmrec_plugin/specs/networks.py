@@ -70,7 +70,8 @@ class NetworkFeature:
             as one of a session or of a pair.
         model: Name of the network.
         inputs: Input of the network -> what it is read from: a column's name; for a text, a template such as
-            ``"{title}. {plot}"``; for a vector, also an embedding feature, which need not be published itself.
+            ``"{title}. {plot}"``; for a vector, also an embedding feature, which need not be published itself. Where
+            `entity` is None a column may be a stored feature's name: it is then read from the online store.
         dims: Length of the vector; None for one number (``Float32``).
         metric: The similarity these vectors are meant for; None for a number.
         space: The space that the artifact must have, see `llmrec_plugin.networks.Network`; empty: whatever it has.
