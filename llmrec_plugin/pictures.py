@@ -61,8 +61,8 @@ def pixels(data: bytes, size: int, mean: tuple[float, float, float], std: tuple[
 def _middle(width: int, height: int, size: int) -> tuple[float, float, float, float]:
     """What of a picture is in the middle after its shorter side was scaled to `size`: left, top, right, bottom.
 
-    Only this is scaled: as a whole a picture of 60,000,000 x 1 pixels would fill the memory. The filter reads beyond the
-    borders of a box, so the pixels are those of the whole picture scaled and cut.
+    Only this is scaled: as a whole a picture of 60,000,000 x 1 pixels would fill the memory. The filter reads beyond
+    the borders of a box, so the pixels are those of the whole picture scaled and cut.
     """
     shorter = min(width, height)
     spans = []

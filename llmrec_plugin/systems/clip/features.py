@@ -92,8 +92,8 @@ def fused_embedding(
 ) -> NetworkFeature:
     """The unit vector of a text and a picture together, see `llmrec_plugin.systems.clip.fusion`.
 
-    A row that lacks one of the two has the vector of the other where the missing one is all zeros, and is empty where it
-    is null: declare the features behind both with ``on_empty="zeros"`` or ``"null"`` accordingly.
+    A row that lacks one of the two has the vector of the other where the missing one is all zeros, and is empty where
+    it is null: declare the features behind both with ``on_empty="zeros"`` or ``"null"`` accordingly.
 
     Args:
         name: Of the feature.

@@ -31,7 +31,7 @@ def summing_projection(dims: int) -> np.ndarray:
 def random_projection(text_dims: int, image_dims: int, dims: int, *, seed: int) -> np.ndarray:
     """For vectors of two spaces: both joined and projected, (dims, text_dims + image_dims) float32.
 
-    Normal numbers of deviation ``1 / sqrt(dims)``, which nearly keep lengths and angles (Johnson and Lindenstrauss 1984).
+    Normal numbers of deviation ``1 / sqrt(dims)``, which nearly keep lengths and angles (Johnson, Lindenstrauss 1984).
     """
     normal = np.random.default_rng(seed).standard_normal((dims, text_dims + image_dims))
     return (normal / np.sqrt(dims)).astype(np.float32)

@@ -123,8 +123,8 @@ def _load(folder: Path, tower: str) -> Any:
     config = _json(folder, "config.json")
     if config.get("model_type") != "clip" or not (folder / _WEIGHTS).is_file():
         raise SourceError(
-            f"{folder}: expected config.json with model_type 'clip' and {_WEIGHTS}, as CLIPModel.save_pretrained writes "
-            f"them, got model_type {config.get('model_type')!r}."
+            f"{folder}: expected config.json with model_type 'clip' and {_WEIGHTS}, as CLIPModel.save_pretrained "
+            f"writes them, got model_type {config.get('model_type')!r}."
         )
     # Eager: the only attention whose masks export to ONNX for every length.
     return getattr(transformers, tower).from_pretrained(
@@ -140,9 +140,9 @@ def _preparation(folder: Path) -> Image:
     unusual = [f"{key}={config[key]!r}" for key, value in usual.items() if config.get(key, value) != value]
     if size is None or size != crop or unusual or abs(config.get("rescale_factor", 1 / 255) * 255 - 1) > 1e-6:
         raise SourceError(
-            f"{folder}: preprocessor_config.json prepares pictures as no Image input does: expected size and crop_size "
-            f"of one length, bicubic resizing, values divided by 255 and standardized; got size={config.get('size')!r}, "
-            f"crop_size={config.get('crop_size')!r}, {', '.join(unusual) or 'the rest as expected'}."
+            f"{folder}: preprocessor_config.json prepares pictures as no Image input does: expected size and "
+            "crop_size of one length, bicubic resizing, values divided by 255 and standardized; got "
+            f"size={config.get('size')!r}, crop_size={config.get('crop_size')!r}, {', '.join(unusual) or 'the rest as expected'}."
         )
     return Image(name="image", size=size, mean=tuple(config["image_mean"]), std=tuple(config["image_std"]))
 
