@@ -142,7 +142,8 @@ def _preparation(folder: Path) -> Image:
         raise SourceError(
             f"{folder}: preprocessor_config.json prepares pictures as no Image input does: expected size and "
             "crop_size of one length, bicubic resizing, values divided by 255 and standardized; got "
-            f"size={config.get('size')!r}, crop_size={config.get('crop_size')!r}, {', '.join(unusual) or 'the rest as expected'}."
+            f"size={config.get('size')!r}, crop_size={config.get('crop_size')!r}, "
+            f"{', '.join(unusual) or 'the rest as expected'}."
         )
     return Image(name="image", size=size, mean=tuple(config["image_mean"]), std=tuple(config["image_std"]))
 

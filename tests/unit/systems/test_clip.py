@@ -120,7 +120,7 @@ def change(path, **changes):
 def test_pictures_that_are_prepared_otherwise_are_refused(tmp_path, changes):
     folder = save_clip(tmp_path)
     change(folder / "preprocessor_config.json", **changes)
-    with pytest.raises(SourceError, match="preprocessor_config.json prepares"):
+    with pytest.raises(SourceError, match="prepares pictures as no Image input does"):
         load_image(folder)
 
 
