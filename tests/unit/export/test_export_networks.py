@@ -139,6 +139,8 @@ def test_a_module_that_gives_something_else(export_with, give, error, message):
         ({"inputs": ()}, "one or more inputs"),
         ({"inputs": (Number(name="a"), Number(name="a"))}, "different names"),
         ({"dims": 0}, "dims must be"),
+        ({"dims": None}, "a number has no norm"),
+        ({"metric": "taxicab"}, "metric must be one of cosine"),
         ({"vocabularies": {}}, r"name the vocabularies \['items'\]"),
         ({"vocabularies": {"items": ITEMS, "users": ("u",)}}, "it has"),
         ({"vocabularies": {"items": (*ITEMS, "i1")}}, "a key twice"),
