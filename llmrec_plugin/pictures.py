@@ -19,8 +19,8 @@ _FORMATS = ("PNG", "JPEG")
 def pixels(data: bytes, size: int, mean: tuple[float, float, float], std: tuple[float, float, float]) -> np.ndarray:
     """The middle of the picture, (3, size, size) float32: channels red, green, blue, standardized.
 
-    The middle square is scaled to `size` pixels, bicubic with antialiasing. Transparent parts are white, and a camera's
-    rotation mark is followed.
+    The shorter side is scaled to `size` pixels, bicubic with antialiasing, and the middle taken, as transformers'
+    CLIPImageProcessor does. Other than there transparent parts are white, and a camera's rotation mark is followed.
 
     Args:
         data: A PNG or JPEG file.
@@ -52,14 +52,26 @@ def pixels(data: bytes, size: int, mean: tuple[float, float, float], std: tuple[
         raise
     except Exception as exc:  # Pillow's decoders raise anything, from OSError to struct.error
         raise InputError(f"expected a PNG or JPEG file, got {len(data)} bytes that are none: {exc}") from exc
-    # Cut first: scaled as a whole, a picture of 60,000,000 x 1 pixels would fill the memory.
-    side = min(picture.size)
-    left, top = (picture.width - side) / 2, (picture.height - side) / 2
-    square = (left, top, left + side, top + side)
-    picture = picture.resize((size, size), Image.Resampling.BICUBIC, box=square)
+    picture = picture.resize((size, size), Image.Resampling.BICUBIC, box=_middle(*picture.size, size))
     values = np.asarray(picture, dtype=np.float32) / np.float32(255)
     standardized = (values - np.array(mean, dtype=np.float32)) / np.array(std, dtype=np.float32)
     return np.ascontiguousarray(standardized.transpose(2, 0, 1))
+
+
+def _middle(width: int, height: int, size: int) -> tuple[float, float, float, float]:
+    """What of a picture is in the middle after its shorter side was scaled to `size`: left, top, right, bottom.
+
+    Only this is scaled: as a whole a picture of 60,000,000 x 1 pixels would fill the memory. The filter reads beyond
+    the borders of a box, so the pixels are those of the whole picture scaled and cut.
+    """
+    shorter = min(width, height)
+    spans = []
+    for length in (width, height):
+        scaled = size * length // shorter  # of whole pixels, and they are cut off on whole pixels
+        start = (scaled - size) // 2
+        spans.append((start * length / scaled, (start + size) * length / scaled))
+    (left, right), (top, bottom) = spans
+    return left, top, min(right, width), min(bottom, height)
 
 
 def _opaque(image: Any, picture: Any) -> Any:

@@ -8,7 +8,7 @@ rows that differ in nothing but an address share a cached vector.
     label      what is found
     <custom>   what the declared expression matches, by RE2
     email      an RFC 5322 dot-atom, "@", a domain with a dot; letters of every script
-    card       13 to 19 digits that begin with 2 to 6, in groups parted by a blank or a hyphen, whose last digit is
+    card       13 to 19 digits that begin with 2 to 6, in groups parted by blanks or by hyphens, whose last digit is
                right by Luhn's formula (ISO/IEC 7812-1)
     phone      "+" or "00" and up to 15 digits (ITU-T E.164); digits in groups as they are written in some country; 10
                or 11 digits in one piece. Dates, decimal numbers, thousands in groups, IPv4 addresses and DOIs are not
@@ -46,7 +46,7 @@ _RUN = re.compile(rf"(?:\+\(?|\(\+?)?{_HIDDEN}?\d(?:[ \-./(){_HIDDEN}]{{0,3}}\d)
 _GROUP = re.compile(rf"\d(?:{_HIDDEN}{{0,3}}\d)*", re.ASCII)
 _CARD_LENGTHS = range(13, 20)
 _LEAST_DIGITS, _MOST_E164, _MOST_DIGITS = 7, 15, 19
-_CARD_GAPS = ("", " ", "-")
+_CARD_GAPS: tuple[set[str], ...] = (set(), {" "}, {"-"})
 _MOST_GROUPS = 9
 _YEAR = re.compile(r"(1[5-9]|20)\d\d")
 _DOI = re.compile(r"10\.\d{4,5}/", re.ASCII)
@@ -110,12 +110,20 @@ def _redact_cells(redaction: Redaction, cells: Sequence[Any], max_chars: int) ->
         if after == before:
             continue
         if len(before) > window:
-            after = after[:-SLACK]  # in it a find may have been cut in two
+            after = _without_parted(redaction, after)
         if item is None:
             changed[row] = after
         else:
             changed.setdefault(row, list(lists[row]))[item] = after
     return [changed.get(row, cell) for row, cell in enumerate(cells)] if changed else list(cells)
+
+
+def _without_parted(redaction: Redaction, text: str) -> str:
+    """The text without the end that may be part of a find which the cut has parted."""
+    last = None
+    for last in _placeholders(redaction).finditer(text):  # noqa: B007
+        pass
+    return text[: max(len(text) - SLACK, last.end() if last else 0)]
 
 
 def _redact_texts(redaction: Redaction, texts: list[str], counts: Counter[str]) -> list[str]:
@@ -282,7 +290,7 @@ def _card(run: _Run, first: int, last: int) -> Span | None:
     is_card = (
         len(digits) in _CARD_LENGTHS
         and digits[0] in "23456"
-        and all(gap in _CARD_GAPS for gap in run.gaps[first:last])
+        and set(run.gaps[first:last]) in _CARD_GAPS
         and _luhn(digits)
     )
     return (run.spans[first][0], run.spans[last][1]) if is_card else None
@@ -329,7 +337,7 @@ def _is_national(digits: str, lengths: list[int], gaps: list[str]) -> bool:
     if len(digits) == 7:
         return lengths in ([3, 4], [3, 2, 2]) and set(gaps) <= {"-", " "}
     odd = lengths[1:].count(1) > (digits[0] in "08")
-    if odd or not 8 <= len(digits) <= 15 or len(lengths) > 7 or max(lengths) > 9:
+    if odd or not 8 <= len(digits) <= 12 or len(lengths) > 7 or max(lengths) > 9:
         return False
     return not (_is_number(digits, lengths, gaps) or _is_range(digits, lengths, gaps))
 

@@ -137,12 +137,11 @@ class Runner:
         elif isinstance(bound, BoundNetwork):
             computed = self._run_rows(bound, columns, mode, called, quiet=quiet)
         elif bound.of is None:
-            assembled = _of_known_users(bound, assemble(bound.feature, columns), columns)
-            computed = self._embed_rows(bound, assembled, columns, mode, called, quiet=quiet)
+            computed = self._embed_rows(bound, _assembled(bound, columns), columns, mode, called, quiet=quiet)
         else:
             written = self._write_rows(bound.of, columns, mode, called, quiet=quiet)
-            assembled = _of_known_users(bound, _texts(bound, written), columns)
-            computed = self._embed_rows(bound, assembled, columns, mode, called, quiet=quiet)
+            texts = _of_known_users(bound, _texts(bound, written), columns)
+            computed = self._embed_rows(bound, texts, columns, mode, called, quiet=quiet)
             computed = computed._replace(unanswered=written.unanswered)
         report = replace(computed.report, seconds=time.monotonic() - clock)
         if not quiet:
@@ -539,6 +538,10 @@ def _stand_in(feature: TextFeature | NetworkFeature, kind: OnEmpty) -> np.ndarra
     if kind == "null":
         return None
     return 0.0 if feature.dims is None else np.zeros(feature.dims, dtype=np.float32)
+
+
+def _assembled(bound: BoundFeature, columns: Mapping[str, Sequence[Any]]) -> Assembled:
+    return _of_known_users(bound, assemble(bound.feature, columns), columns)
 
 
 def _of_known_users(bound: BoundFeature, assembled: Assembled, columns: Mapping[str, Sequence[Any]]) -> Assembled:
