@@ -191,7 +191,7 @@ def _cost(result: dict[str, Any], k: int) -> str:
                 ]
             )
     about = (
-        "<p class='soft'>Seconds of inference for all items and users once, extrapolated from a sample without a cache. "
+        "<p class='soft'>Seconds of inference for all items and users once, extrapolated from an uncached sample. "
         f" A point is 0.01 {heading('ndcg', k)}; where no gain is shown, there is no price.</p>"
     )
     names = ["", "seconds", "bytes an item", "seconds a point", "bytes an item and point"]

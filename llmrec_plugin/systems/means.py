@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -79,7 +79,7 @@ def auc(scores: np.ndarray, positive: np.ndarray) -> float:
     return float((ranks[positive].sum() - hits * (hits + 1) / 2) / (hits * (len(ranks) - hits)))
 
 
-def _values(differences: dict[str, float], keys: Sequence[str]) -> np.ndarray:
+def _values(differences: dict[str, float], keys: Iterable[str]) -> np.ndarray:
     return np.array([differences.get(key, 0.0) for key in keys], dtype=np.float64)
 
 
