@@ -1,0 +1,60 @@
+"""Trains every system on a data set, exports it, and asks whether it helps a ranker.
+
+    python -m benchmarks.evaluation movielens --source ml-latest-small --work .bench/evaluation
+    python -m benchmarks.evaluation debian --source packages.jsonl.gz --work .bench/evaluation
+
+What is there already is not made again. The result is ``result.html`` and ``result.json`` below ``--work``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from benchmarks.evaluation.systems import DataSet
+from llmrec_plugin.artifacts import ArtifactStore
+from llmrec_plugin.export import export_network
+from llmrec_plugin.settings import load_settings
+
+HERE = Path(__file__).parent
+PREPARED = {"movielens": ["movielens"], "debian": ["debian", "--most-users", "2000"]}
+DONE = ".done"
+
+
+def llmrec(*arguments: str) -> None:
+    started = time.monotonic()
+    subprocess.run([sys.executable, "-c", "from llmrec_plugin.cli import main; main()", *arguments], check=True)
+    print(f"llmrec {' '.join(arguments[:2])}: {time.monotonic() - started:.0f} s", flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("name", choices=PREPARED)
+    parser.add_argument("--source", type=Path, required=True, help="What `llmrec data` reads.")
+    parser.add_argument("--work", type=Path, required=True)
+    options, further = parser.parse_known_args()  # further ones are for `llmrec evaluate`
+    folder = options.work / options.name
+    data, trained = folder / "data", folder / "trained"
+    if not data.is_dir():
+        llmrec("data", *PREPARED[options.name], "--source", str(options.source), "--output", str(data))
+    described: DataSet = importlib.import_module(f"benchmarks.evaluation.{options.name}").DATA
+    for name, arguments in described.commands(data, trained).items():
+        if not (trained / name / DONE).exists():
+            llmrec("train", *arguments)
+            (trained / name / DONE).touch()
+    store = ArtifactStore(load_settings().artifact_folders)
+    for network in described.networks(trained):
+        export_network(network, store, report=print)
+    llmrec("export", str(trained / "encoder"), "--name", described.tuned)
+    llmrec(
+        "evaluate", "--data", str(data), "--output", str(folder / "result"),
+        "--config", str(HERE / f"{options.name}.yaml"), *further,
+    )  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()

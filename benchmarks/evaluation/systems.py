@@ -1,0 +1,99 @@
+"""The trained systems of the evaluation: how each is trained, exported and declared.
+
+    history (keys, newest first) -> user network \\
+                                                  similarity -> one column of the ranker
+    item (key, or text -> encoder) -> item network /
+
+The same for both data sets; only the templates of the texts differ.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from llmrec_plugin import EmbeddingFeature, NetworkFeature, NetworkModel
+from llmrec_plugin.systems import bert4rec, unisrec
+from llmrec_plugin.systems.minilm import ALL_MINILM_L6_V2
+
+HIDDEN = 64
+HISTORY = "recent_items"
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataSet:
+    """A data set and the texts in it.
+
+    Attributes:
+        name: Of the data set; also the beginning of the names of its models.
+        item_text: Template over the items' columns.
+        user_text: Template over the users' columns; None if users have no text but their history.
+        training: Training command -> options beside those that every data set has.
+    """
+
+    name: str
+    item_text: str
+    user_text: str | None = None
+    training: dict[str, list[str]] = field(default_factory=dict)
+
+    def commands(self, data: Path, work: Path) -> dict[str, list[str]]:
+        """Folder below `work` -> arguments of ``llmrec train``."""
+        text = ["--text", self.item_text]
+        own: dict[str, list[str]] = {
+            "whitening": ["whitening", *text],
+            "bert4rec": ["bert4rec"],
+            "unisrec": ["unisrec", *text],
+            "encoder": ["encoder", *text],
+        }
+        return {
+            name: [*arguments, *self.training.get(name, []), "--data", str(data), "--output", str(work / name)]
+            for name, arguments in own.items()
+        }
+
+    def networks(self, work: Path) -> list[NetworkModel]:
+        """The networks to export."""
+        user, item, _ = bert4rec.models(work / "bert4rec", name=f"{self.name}-bert4rec")
+        return [
+            user,
+            item,
+            *unisrec.models(work / "unisrec", name=f"{self.name}-unisrec")[:2],
+            *unisrec.models(work / "whitening", name=f"{self.name}-whitening")[:2],
+        ]
+
+    def sequence(self, system: str, dims: int = HIDDEN) -> NetworkFeature:
+        """The user's side of a system: the vector of a history."""
+        make: Callable[..., NetworkFeature] = (
+            bert4rec.sequence_embedding if system == "bert4rec" else unisrec.sequence_embedding
+        )
+        return make(dims=dims, model=f"{self.name}-{system}-user", history=HISTORY, name=f"user_{system}_embedding")
+
+    def item(self, system: str, dims: int = HIDDEN) -> NetworkFeature:
+        """The items' side of a system."""
+        name, model = f"item_{system}_embedding", f"{self.name}-{system}-item"
+        if system == "bert4rec":
+            return bert4rec.item_embedding(dims=dims, model=model, item="item_id", name=name)
+        text = unisrec.text_vector(ALL_MINILM_L6_V2, self.item_text)
+        return unisrec.item_embedding(text, dims=dims, model=model, name=name)
+
+    @property
+    def tuned(self) -> str:
+        """Name of the tuned encoder."""
+        return f"{self.name}-encoder"
+
+    def text(self, entity: str, *, tuned: bool = False) -> EmbeddingFeature:
+        """The vector of the text of an ``item`` or a ``user``, by all-MiniLM-L6-v2 as it is or tuned."""
+        template = self.item_text if entity == "item" else self.user_text
+        assert template is not None
+        return EmbeddingFeature(
+            name=f"{entity}_{'tuned' if tuned else 'text'}_embedding",
+            entity=entity,
+            text=template,
+            model=self.tuned if tuned else ALL_MINILM_L6_V2.name,
+            pooling="mean",
+            normalize=True,
+            prefix="",
+            metric="cosine",
+            max_tokens=64,
+            dims=ALL_MINILM_L6_V2.dims,
+        )
