@@ -7,7 +7,7 @@ DATA = DataSet(
     item_text="{title}. {genres}",
     training={
         # 560 people with long histories: an epoch is a few steps.
-        "bert4rec": ["--batch", "16", "--epochs", "200", "--patience", "50"],
+        "bert4rec": ["--batch", "16", "--patience", "20"],
         "encoder": ["--liked-from", "4"],
     },
 )
