@@ -1,4 +1,4 @@
-"""A small made-up data set in which one hidden thing decides what users like, and which a feature may know or not."""
+"""A small made-up data set: users follow tastes, which others share, and what only a feature knows."""
 
 import numpy as np
 import pandas as pd
@@ -7,15 +7,16 @@ from llmrec_plugin.evaluation.features import Columns
 from llmrec_plugin.evaluation.windows import NEVER
 from llmrec_plugin.interactions import Dataset
 
-USERS, ITEMS, TASTES = 60, 120, 4
+USERS, ITEMS, TASTES = 90, 120, 4
+_AFFINITY = np.random.default_rng(7).standard_normal((USERS, ITEMS))
 
 
-def dataset(*, timed: bool, rated: bool = False, seed: int = 0, events: int = 24) -> Dataset:
-    """Users of `TASTES` tastes who mostly take items of theirs; items appear over time, so some are cold."""
+def dataset(*, timed: bool, rated: bool = False, seed: int = 0, events: int = 12) -> Dataset:
+    """Events of users in random order; some items come late or never, so there are cold ones."""
     rng = np.random.default_rng(seed)
     rows = []
     for user in range(USERS):
-        for item in rng.choice(ITEMS, min(events, ITEMS), replace=False, p=_shares(user % TASTES)):
+        for item in rng.choice(ITEMS, min(events, ITEMS), replace=False, p=_shares(user)):
             second = rng.integers(0, 1_000_000)
             rows.append((f"u{user:03d}", f"i{item:03d}", float(rng.integers(3, 6)) if rated else 5.0, second))
     table = pd.DataFrame(rows, columns=["user_id", "item_id", "rating", "second"])
@@ -33,17 +34,17 @@ def dataset(*, timed: bool, rated: bool = False, seed: int = 0, events: int = 24
     )  # fmt: skip
 
 
-def _shares(taste: int) -> np.ndarray:
-    weights = np.where(np.arange(ITEMS) % TASTES == taste, 8.0, 1.0)
+def _shares(user: int) -> np.ndarray:
+    weights = np.where(np.arange(ITEMS) % TASTES == user % TASTES, 3.0, 1.0) * np.exp(2 * _AFFINITY[user])
     return weights / weights.sum()
 
 
 def knows(window, rows, strength=1.0) -> Columns:
-    """A feature that knows the tastes, as a function set."""
+    """A feature that knows what nobody else's events tell, as a function set."""
     items = np.array([int(key[1:]) for key in window.catalogue.items])[rows.item]
     users = np.array([int(key[1:]) for key in window.catalogue.users])[window.user][rows.query]
-    same = (items % TASTES == users % TASTES).astype(np.float32)[:, None] * strength
-    return Columns(names=("same_taste",), values=same, latest=np.full(len(rows), NEVER))
+    values = (_AFFINITY[users, items] * strength).astype(np.float32)[:, None]
+    return Columns(names=("affinity",), values=values, latest=np.full(len(rows), NEVER))
 
 
 def knows_the_answer(window, rows) -> Columns:

@@ -92,21 +92,32 @@ def list_metrics(scores: np.ndarray, relevant: np.ndarray, k: int = 10) -> np.nd
 def paired_bootstrap(
     differences: np.ndarray, *, samples: int = 2_000, seed: int = 0, level: float = 0.95
 ) -> tuple[float, float, float]:
-    """Mean difference and the percentile interval of it over resampled units.
+    """Mean difference and its percentile interval, users and seeds resampled independently of each other.
+
+    Two models that differ in nothing but a meaningless column differ a little on all users. Resampling users alone
+    would call that difference certain; resampling seeds, too, does not. Deviations of seeds are widened by
+    ``sqrt(S / (S - 1))``, since S of them resampled vary less than S new ones would.
 
     Args:
-        differences: (n,) one number per unit, e.g. user; NaN is left out.
+        differences: (S, U): of each seed and user, or (U,) of one seed. Users with NaN are left out.
         samples: Resamples.
         seed: Of the resampling.
         level: Probability the interval covers.
 
     Returns:
-        Mean, lower and upper end; NaN where there are no units.
+        Mean, lower and upper end; NaN where there are no users.
     """
-    values = differences[~np.isnan(differences)]
-    if not len(values):
+    values = np.atleast_2d(differences)
+    values = values[:, ~np.isnan(values).any(axis=0)]
+    seeds, users = values.shape
+    if not users:
         return float("nan"), float("nan"), float("nan")
+    if seeds > 1:
+        mean = values.mean(axis=0)
+        values = mean + (values - mean) * np.sqrt(seeds / (seeds - 1))
     rng = np.random.default_rng(seed)
-    means = values[rng.integers(0, len(values), (samples, len(values)))].mean(axis=1)
+    of_users = rng.multinomial(users, np.full(users, 1 / users), size=samples) / users
+    of_seeds = rng.multinomial(seeds, np.full(seeds, 1 / seeds), size=samples) / seeds
+    means = ((of_users @ values.T) * of_seeds).sum(axis=1)
     low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
     return float(values.mean()), float(low), float(high)

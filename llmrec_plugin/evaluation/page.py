@@ -191,8 +191,8 @@ def _cost(result: dict[str, Any], k: int) -> str:
                 ]
             )
     about = (
-        "<p class='soft'>Seconds of inference for all items and users once, extrapolated from an uncached sample. "
-        f" A point is 0.01 {heading('ndcg', k)}; where no gain is shown, there is no price.</p>"
+        "<p class='soft'>Seconds of inference for all items and users once, extrapolated from a sample "
+        f"without a cache. A point is 0.01 {heading('ndcg', k)}; where no gain is shown, there is no price.</p>"
     )
     names = ["", "seconds", "bytes an item", "seconds a point", "bytes an item and point"]
     return about + (_table(names, rows) if rows else "<p class='soft'>Nothing was declared that costs anything.</p>")

@@ -64,5 +64,5 @@ def note(result: dict[str, Any]) -> str:
     return (
         f"{result['data']['name']}: {protocol['lists']} lists of {protocol['users']} users; each ranks {ranked} that "
         f"the user has not had. Mean over users of their lists, {protocol['seeds']} seeds. [95 % intervals]: paired "
-        "bootstrap over users. Ties as trec_eval breaks them."
+        "bootstrap over users and seeds. Ties as trec_eval breaks them."
     )

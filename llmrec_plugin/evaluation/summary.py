@@ -1,7 +1,7 @@
 """Metrics of lists -> means, intervals of differences, slices and costs, as JSON-ready data.
 
-A user's lists are averaged first, then users, so that a user with many lists does not count more. Seeds are averaged
-before users are resampled: intervals cover the choice of users, not that of seeds.
+A user's lists are averaged first, then users, so that a user with many lists does not count more. Intervals cover the
+choice of users and that of seeds.
 """
 
 from __future__ import annotations
@@ -135,8 +135,9 @@ def _differences(
     for label, (number, lists) in slices.items():
         found[label] = {}
         for place, metric in enumerate(METRICS):
-            gained = (values - base)[:, number, lists, place].mean(axis=0)
-            mean, low, high = paired_bootstrap(_by_user(gained, measured.user[lists]))
+            gained = (values - base)[:, number, lists, place]
+            by_user = np.stack([_by_user(each, measured.user[lists]) for each in gained])
+            mean, low, high = paired_bootstrap(by_user)
             found[label][metric] = dict(zip(("mean", "low", "high"), map(_plain, (mean, low, high)), strict=True))
     return found
 

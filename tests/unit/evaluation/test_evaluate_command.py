@@ -42,7 +42,7 @@ def run(*arguments):
 
 def test_files_come_out(folder):
     lists = run("--data", folder / "data", "--output", folder / "lists", "--write-lists")
-    assert "60 test lists" in lists.output
+    assert "90 test lists" in lists.output
     qrels = (folder / "lists" / "qrels.txt").read_text().splitlines()
     run_file = folder / "mine.run"
     run_file.write_text("".join(f"{name} Q0 {item} 1 1.0 me\n" for name, _, item, _ in map(str.split, qrels)))
@@ -56,7 +56,7 @@ def test_files_come_out(folder):
     assert result["protocol"]["seeds"] == 1
     assert result["baselines"]["mine"]["all"]["ndcg"]["mean"] == pytest.approx(1)
     assert "kinds_history" in result["rankers"]["lightgbm"]["base"]["columns"]
-    assert "same_taste" in result["rankers"]["lightgbm"]["tastes"]["columns"]
+    assert "affinity" in result["rankers"]["lightgbm"]["tastes"]["columns"]
     assert (folder / "out" / "result.html").read_text().startswith("<!DOCTYPE html>")
 
 

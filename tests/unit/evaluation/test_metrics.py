@@ -81,6 +81,17 @@ def test_the_interval_covers_the_mean_as_often_as_it_says():
     assert 180 <= inside <= 198
 
 
+def test_a_difference_that_only_seeds_make_is_not_certain():
+    """Models that differ by chance differ on all users alike; without resampling seeds the interval would be narrow."""
+    rng = np.random.default_rng(2)
+    wrong = 0
+    for trial in range(200):
+        differences = rng.normal(0, 1, (5, 1)) + rng.normal(0, 0.5, (5, 80))
+        _, low, high = paired_bootstrap(differences, samples=400, seed=trial)
+        wrong += not low <= 0 <= high
+    assert wrong <= 36  # five seeds are few: up to 18 % instead of 5 %; over users alone it would be about 80 %
+
+
 def test_the_interval_leaves_nan_out_and_depends_on_the_seed_alone():
     values = np.array([0.1, np.nan, 0.3, 0.2])
     assert paired_bootstrap(values) == paired_bootstrap(values)
