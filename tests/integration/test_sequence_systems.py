@@ -38,7 +38,7 @@ user_rows = FeatureView(
 )
 session_items = bert4rec.sequence_embedding(dims=17)
 user_items = bert4rec.sequence_embedding(dims=17, entity="user", status=True)
-item_id = bert4rec.item_embedding(dims=17, item="item", status=True)
+item_id = bert4rec.item_embedding(dims=17, status=True)
 logit = bert4rec.similarity(session_items, item_id)
 pair = bert4rec.candidate_score()
 
@@ -73,13 +73,12 @@ def trained(repo: Repo) -> dict[str, Any]:
         artifacts=str(repo.root / "home" / "artifacts"),
         titles=TITLES,
     )
-    repo.declare(extra=FEATURES)
-    repo.write_items(
-        [
-            *({"item": key, "title": title, "at": START} for key, title in zip(found["keys"], TITLES, strict=True)),
-            {"item": "new", "title": TITLES[6], "at": START},
-        ]
-    )
+    repo.declare(extra=FEATURES, fields='Field(name="item_key", dtype=String),')
+    keys, titles = [*found["keys"], "new"], [*TITLES, TITLES[6]]
+    items = {"item": keys, "item_key": keys, "title": titles, "note": titles}
+    times = pa.array([START] * len(keys), pa.timestamp("us", "UTC"))
+    table = pa.table({**items, "event_timestamp": times, "created": times})
+    pq.write_table(table, repo.folder / "data" / "items.parquet")
     histories = [found["history"], ["new", *found["history"]], ["new"], None]
     table = pa.table(
         {

@@ -61,7 +61,7 @@ def item_embedding(
     dims: int,
     model: str = "bert4rec-item",
     entity: str = "item",
-    item: str = "item_id",
+    item: str = "item_key",
     name: str | None = None,
     **options: Any,
 ) -> NetworkFeature:
@@ -71,7 +71,7 @@ def item_embedding(
         dims: As for `sequence_embedding`.
         model: Name of the item network.
         entity: Feast entity of the items.
-        item: Column with the key.
+        item: Column with the key. Feast keeps a join key out of a view's columns, so it must be a column of its own.
         name: Of the feature; default ``<entity>_id_embedding``.
         **options: Further fields of `NetworkFeature`.
     """

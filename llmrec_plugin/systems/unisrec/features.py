@@ -80,7 +80,7 @@ def item_embedding(
         dims: Of the vectors: ``hidden``.
         model: Name of the item network.
         entity: Feast entity of the items.
-        item: Column with the key, for a transductive network, which knows no new items.
+        item: Column with the key (not the join key itself), for a transductive network, which knows no new items.
         name: Of the feature; default ``<entity>_universal_embedding``.
         **options: Further fields of `NetworkFeature`.
     """
