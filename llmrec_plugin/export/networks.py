@@ -21,7 +21,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 
@@ -47,7 +47,7 @@ from llmrec_plugin.pipeline.networks import Arrays, Preparer, collate, padded_le
 from llmrec_plugin.pipeline.postprocess import normalize
 from llmrec_plugin.runtime.session import open_session
 from llmrec_plugin.runtime.tokenizing import load_tokenizer
-from llmrec_plugin.specs import NetworkModel
+from llmrec_plugin.specs import Metric, NetworkModel
 
 OUTPUT = "output"
 LEAST_EXAMPLES = 8
@@ -192,6 +192,11 @@ def check_network(model: NetworkModel, network: Network) -> None:
         raise DeclarationError(f"{owner}: expected one or more inputs of different names, got {names}.")
     if network.dims is not None and (not isinstance(network.dims, int) or network.dims < 1):
         raise DeclarationError(f"{owner}: dims must be a positive integer or None, got {network.dims!r}.")
+    if network.metric not in get_args(Metric) or (network.normalized and network.dims is None):
+        raise DeclarationError(
+            f"{owner}: metric must be one of {', '.join(get_args(Metric))}, and a number has no norm; got "
+            f"{network.metric!r}, normalized={network.normalized!r}, dims={network.dims!r}."
+        )
     used = {item.vocabulary for item in network.inputs if isinstance(item, Id | IdSequence)}
     if used != network.vocabularies.keys():
         raise DeclarationError(
@@ -292,7 +297,8 @@ def export_graph(model: NetworkModel, network: Network, examples: _Examples, pat
         if _is_sequence(network.inputs, name):
             axes[name][1] = f"{name}_length"
         assert array.shape[0] == len(chosen)
-    raw = path.with_suffix(".raw")
+    raw = path.parent.parent / "raw" / path.name  # above 2 GB the exporter writes more files beside it
+    raw.parent.mkdir()
     try:
         with quiet(), torch.no_grad(), _traceable_attention():
             torch.onnx.export(
@@ -305,7 +311,6 @@ def export_graph(model: NetworkModel, network: Network, examples: _Examples, pat
             "ONNX has, and no Python control flow over values."
         ) from exc
     graph = onnx.load(raw)
-    raw.unlink()
     remove_labels(graph, "network")
     save_graph(graph, path, split=graph.ByteSize() > _MAX_SPLIT)
 

@@ -17,7 +17,7 @@ from llmrec_plugin.artifacts import GOLDEN, GOLDEN_ROWS, GRAPH, TOKENIZER, Netwo
 from llmrec_plugin.errors import ArtifactCorruptError, ParityError
 from llmrec_plugin.inference import Profile
 from llmrec_plugin.networks import Id, IdSequence
-from llmrec_plugin.pipeline.networks import Arrays, Preparer, Vocabularies, collate, plan_rows, read_rows
+from llmrec_plugin.pipeline.networks import Arrays, Preparer, Vocabularies, collate, plan_rows, read_rows, work_of
 from llmrec_plugin.runtime.calibration import default_placement
 from llmrec_plugin.runtime.session import open_session
 from llmrec_plugin.runtime.tokenizing import load_tokenizer
@@ -101,7 +101,12 @@ class LoadedNetwork:
 
         def run(batch: tuple[tuple[int, ...], np.ndarray]) -> None:
             lengths, numbers = batch
-            values = self._run(collate(self._inputs, [arrays[number] for number in numbers], lengths))
+            together = [arrays[number] for number in numbers]
+            if len(together) == 1 and 2 * work_of(self._inputs, lengths) <= WORK_PER_BATCH:
+                # ONNX Runtime sums along an axis in another order where the batch is 1. A row that another time may
+                # have company gets it always.
+                together *= 2
+            values = self._run(collate(self._inputs, together, lengths))[: len(numbers)]
             finite = np.isfinite(values).all(axis=1)
             for number, value, sound in zip(numbers.tolist(), values, finite.tolist(), strict=True):
                 reason = "" if sound else "the network gave a value that is not finite"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, TypeAlias, get_args
 
 from llmrec_plugin.errors import DeclarationError
@@ -175,8 +175,9 @@ def _checked_inputs(owner: str, value: object) -> tuple[tuple[str, InputSource],
                 raise DeclarationError(f"{owner}: input {name!r} must name a column or a template, got {source!r}.")
             checked.append((str(name), source))
         else:
-            field = f"inputs[{name!r}]"
-            checked.append((str(name), rebuilt(owner, field, source, EmbeddingFeature, HistoryEmbeddingFeature)))
+            part = rebuilt(owner, f"inputs[{name!r}]", source, EmbeddingFeature, HistoryEmbeddingFeature)
+            # For people, of a view of its own; a change of it is no change of this feature.
+            checked.append((str(name), replace(part, description="")))
     if not checked or not all(name.isidentifier() for name, _ in checked):
         raise DeclarationError(f"{owner}: inputs must map the network's inputs to columns, got {value!r}.")
     return tuple(sorted(checked, key=lambda pair: pair[0]))

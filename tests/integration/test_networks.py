@@ -100,8 +100,9 @@ def columns_of(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def repo(new_repo: Callable[..., Repo]) -> Repo:
     pytest.importorskip("torch")
     repo = new_repo("networks")
-    with (repo.folder / "feature_store.yaml").open("a") as stream:
-        stream.write(f"batch_engine: {json.dumps(SHARE)}\n")
+    path = repo.folder / "feature_store.yaml"
+    provider = "provider: llmrec_plugin.feast.provider.LLMRecProvider"
+    path.write_text(path.read_text().replace("provider: local", provider) + f"batch_engine: {json.dumps(SHARE)}\n")
     repo.export()
     artifacts = str(repo.root / "home" / "artifacts")
     repo.call("network_steps:export_networks", where=str(repo.root / "trained"), artifacts=artifacts, kinds=KINDS)
@@ -230,6 +231,14 @@ def test_a_pair_is_scored_from_what_is_stored(repo: Repo, batch: dict[str, list[
     assert len({*expected, *batch["user_score"][:4]}) == 8
     labels = [{"user": f"u{number}", "event_timestamp": LABEL} for number in range(4)]
     assert [row["stored_pair"] for row in repo.historical(["stored_pair:stored_pair", USER[2]], labels)] == expected
+
+
+def test_what_is_written_has_its_values_at_once(repo: Repo, batch: dict[str, list[Any]]) -> None:
+    rows = [{"user": f"w{number}", "event_timestamp": LABEL, **USERS[number]} for number in (1, 5, 7)]
+    repo.call("network_steps:write_users", rows=rows)
+    answer = repo.online([*USER, SCORE_STATUS], [{"user": row["user"]} for row in rows])
+    for name in ("user_vector", "user_vector_status", "user_score", "user_score_status"):
+        assert answer[name] == [batch[name][number] for number in (1, 5, 7)]
 
 
 def test_the_command_line_knows_networks(repo: Repo) -> None:
