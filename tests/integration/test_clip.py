@@ -16,7 +16,7 @@ from integration.host import Repo
 pytest.importorskip("torch", reason="needs the extra 'export'")
 pytest.importorskip("PIL", reason="needs the extra 'images'")
 
-from tiny_clip import DIMS, picture  # noqa: E402 - it needs torch
+from tiny_clip import DIMS, picture
 
 pytestmark = pytest.mark.feast
 

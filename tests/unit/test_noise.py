@@ -17,7 +17,7 @@ from llmrec_plugin.errors import DeclarationError, MissingColumnError, SettingsE
 from llmrec_plugin.keys import NoiseKey, load_noise_key
 from llmrec_plugin.pipeline.noise import clip, mu_of, normals, privatize
 from llmrec_plugin.privacy import accounting, expected_cosine, new_noise_key, sigma, total
-from llmrec_plugin.specs import GaussianNoise, SimilarityFeature, from_spec, to_spec
+from llmrec_plugin.specs import GaussianNoise, NetworkFeature, Redaction, SimilarityFeature, from_spec, to_spec
 from llmrec_plugin.transform import Transform
 
 SECRET = bytes(range(7, 39))
@@ -328,3 +328,36 @@ def test_a_key_does_not_show_and_does_not_travel():
 
 def test_mu_grows_with_epsilon_and_delta():
     assert mu_of(1.0, 1e-6) < mu_of(2.0, 1e-6) < mu_of(2.0, 1e-5)
+
+
+# --- networks
+
+
+def network(**changes):
+    return NetworkFeature(
+        **{
+            "name": "user_vector", "entity": "user", "model": "sequence", "inputs": {"history": "events"}, "dims": 8,
+            "metric": "dot", "on_empty": "zeros", "noise": noise(), **changes,
+        }
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"on_empty": "null"}, "who has no data"),
+        ({"status": True}, "who has no data"),
+        ({"dims": None, "metric": None}, "noise is for vectors"),
+        ({"inputs": {"vector": embedding()}}, "inputs that are columns"),
+    ],
+)
+def test_a_network_whose_noise_cannot_be_one_everywhere_is_refused(changes, said):
+    with pytest.raises(DeclarationError, match=said):
+        network(**changes)
+
+
+def test_a_network_reads_the_user_and_its_fingerprint_covers_noise_and_redaction():
+    assert network().columns == ("events", "user_key")
+    assert from_spec(json.loads(json.dumps(to_spec(network())))) == network()
+    others = [network(noise=noise(epsilon=2)), network(noise=None), network(noise=None, redact=Redaction(email=True))]
+    assert len({feature.fingerprint("a") for feature in (network(), *others)}) == 4
