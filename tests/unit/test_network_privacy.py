@@ -16,9 +16,9 @@ from llmrec_plugin.specs import GaussianNoise, NetworkFeature, Redaction
 
 pytest.importorskip("torch", reason="the export extra is not installed")
 
-from tiny_networks import DIMS, declare_network  # noqa: E402 - it needs torch
+from tiny_networks import DIMS, declare_network
 
-from llmrec_plugin.export import export_network  # noqa: E402
+from llmrec_plugin.export import export_network
 
 SECRET = bytes(range(5, 37))
 NOISE = GaussianNoise(clip_norm=1.0, epsilon=5.0, delta=1e-6, user="user_key", key_id=NoiseKey(SECRET).id)
