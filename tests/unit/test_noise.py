@@ -16,7 +16,7 @@ from llmrec_plugin.binding import BoundSimilarity, bind, from_values, to_values
 from llmrec_plugin.errors import DeclarationError, MissingColumnError, SettingsError
 from llmrec_plugin.keys import NoiseKey, load_noise_key
 from llmrec_plugin.pipeline.noise import clip, mu_of, normals, privatize
-from llmrec_plugin.privacy import accounting, expected_cosine, new_noise_key, sigma, total
+from llmrec_plugin.privacy import accounting, expected_cosine, new_noise_key, sigma, statement, total
 from llmrec_plugin.specs import GaussianNoise, NetworkFeature, Redaction, SimilarityFeature, from_spec, to_spec
 from llmrec_plugin.transform import Transform
 
@@ -273,6 +273,15 @@ def test_what_is_left_of_a_vector_can_be_told_beforehand():
     made = privatize(declared, KEY, "f", vectors, list(map(str, range(300))), [()] * 300)
     cosines = made[:, 0] / np.linalg.norm(made, axis=1)
     assert cosines.mean() == pytest.approx(expected_cosine(declared, 64), abs=0.03)
+
+
+def test_the_guarantee_is_told_in_words():
+    told = statement(noise(), dims=8)
+    assert "deviation 8.449" in told
+    assert "(1, 1e-06)-differentially private if one user's data is replaced" in told
+    assert "1: epsilon 1, 12: epsilon 3.9, 365: epsilon 31" in told
+    assert "0.042" in told
+    assert KEY.id in told
 
 
 # --- keys
