@@ -1,12 +1,14 @@
 """For people who declare privacy: look at what is redacted, make keys, add up what was released.
 
-redact(Redaction(email=True), "mail ann@example.org")        the text without, and counts
-new_noise_key("noise.key")                                   writes a secret key, gives its id
-sigma(noise)                                                 the deviation of the noise on each component
-expected_cosine(noise, dims)                                 what is left of the vectors
-accounting(releases=12, epsilon=1.0, delta=1e-6)             what twelve releases about one user amount to
-total([(noise, 12), (other, 1)], delta=1e-6)                 the same for several features
-    statement(noise, dims=384)                                   all of it in words
+    redact(Redaction(email=True), "mail ann@example.org")    the text without, and counts
+    new_noise_key("noise.key")                               writes a secret key, gives its id
+    sigma(noise)                                             the deviation of the noise on each component
+    expected_cosine(noise, dims)                             what is left of the vectors
+    accounting(releases=12, epsilon=1.0, delta=1e-6)         what twelve releases about one user amount to
+    total([(noise, 12), (other, 1)], delta=1e-6)             the same for several features
+    statement(noise, dims=384)                               all of it in words
+
+How they belong together: docs/how-to/privacy.md.
 """
 
 from __future__ import annotations
