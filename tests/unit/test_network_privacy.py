@@ -51,7 +51,7 @@ def user_vector(**changes):
     return NetworkFeature(
         **{
             "name": "user_vector", "entity": "user", "model": "history", "inputs": {"history": "events"}, "dims": DIMS,
-            "metric": "dot", "on_empty": "zeros", **changes,
+            "metric": "cosine", "on_empty": "zeros", **changes,
         }
     )  # fmt: skip
 
