@@ -52,7 +52,8 @@ def pixels(data: bytes, size: int, mean: tuple[float, float, float], std: tuple[
         raise
     except Exception as exc:  # Pillow's decoders raise anything, from OSError to struct.error
         raise InputError(f"expected a PNG or JPEG file, got {len(data)} bytes that are none: {exc}") from exc
-    picture = picture.resize((size, size), Image.Resampling.BICUBIC, box=_middle(picture.width, picture.height, size))
+    box = _middle(picture.width, picture.height, size)
+    picture = picture.resize((size, size), Image.Resampling.BICUBIC, box=box)
     values = np.asarray(picture, dtype=np.float32) / np.float32(255)
     standardized = (values - np.array(mean, dtype=np.float32)) / np.array(std, dtype=np.float32)
     return np.ascontiguousarray(standardized.transpose(2, 0, 1))

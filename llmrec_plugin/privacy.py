@@ -1,17 +1,20 @@
 """For people who declare privacy: look at what is redacted, make keys, add up what was released.
 
-redact(Redaction(email=True), "mail ann@example.org")        the text without, and counts
-new_noise_key("noise.key")                                   writes a secret key, gives its id
-sigma(noise)                                                 the deviation of the noise on each component
-expected_cosine(noise, dims)                                 what is left of the vectors
-accounting(releases=12, epsilon=1.0, delta=1e-6)             what twelve releases about one user amount to
-total([(noise, 12), (other, 1)], delta=1e-6)                 the same for several features
+    redact(Redaction(email=True), "mail ann@example.org")    the text without, and counts
+    new_noise_key("noise.key")                               writes a secret key, gives its id
+    sigma(noise)                                             the deviation of the noise on each component
+    expected_cosine(noise, dims)                             what is left of the vectors
+    accounting(releases=12, epsilon=1.0, delta=1e-6)         what twelve releases about one user amount to
+    total([(noise, 12), (other, 1)], delta=1e-6)             the same for several features
+    statement(noise, dims=384)                               all of it in words
+
+How they belong together: docs/how-to/privacy.md.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from llmrec_plugin.errors import DeclarationError
@@ -67,6 +70,26 @@ def expected_cosine(noise: GaussianNoise, dims: int) -> float:
     return 1 / math.sqrt(1 + dims * (sigma(noise) / noise.clip_norm) ** 2)
 
 
+def statement(noise: GaussianNoise, dims: int, releases: Sequence[int] = (1, 12, 365)) -> str:
+    """The guarantee in words, for people who must sign it; five lines.
+
+    Args:
+        noise: As declared.
+        dims: Length of the vectors.
+        releases: For how many vectors about one user the sum is told.
+    """
+    sums = ", ".join(
+        f"{count}: epsilon {accounting(count, noise.epsilon, noise.delta).epsilon:.3g}" for count in releases
+    )
+    return (
+        f"clipped to L2 norm {noise.clip_norm:g}, normal noise of deviation {sigma(noise):.4g} on each component\n"
+        f"each release: ({noise.epsilon:g}, {noise.delta:g})-differentially private if one user's data is replaced\n"
+        f"releases about one user at delta {noise.delta:g}: {sums}\n"
+        f"expected cosine of a vector of {dims} dims with itself after noise: {expected_cosine(noise, dims):.3f}\n"
+        f"drawn with key {noise.key_id} for each value of {noise.user!r}"
+    )
+
+
 __all__ = [
     "Guarantee",
     "Redacted",
@@ -75,5 +98,6 @@ __all__ = [
     "new_noise_key",
     "redact",
     "sigma",
+    "statement",
     "total",
 ]

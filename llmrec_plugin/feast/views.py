@@ -182,7 +182,8 @@ def column_types(bound: BoundColumn) -> dict[str, Types]:
                 f"Feature {bound.feature.name!r} reads column {none!r} for inputs of different kinds, and no type fits "
                 "both. Read two columns."
             )
-        return found
+        user = bound.feature.noise.user if bound.feature.noise is not None else None
+        return found if user is None or user in found else found | {user: _KEY}
     return _types_of(bound.feature)
 
 

@@ -25,9 +25,10 @@ from llmrec_plugin.binding import BoundColumn, BoundFeature, BoundNetwork, Bound
 from llmrec_plugin.errors import InputError, MissingColumnError
 from llmrec_plugin.inference import Profile
 from llmrec_plugin.keys import load_noise_key
+from llmrec_plugin.networks import Tokens
 from llmrec_plugin.pipeline.assemble import Assembled, assemble
 from llmrec_plugin.pipeline.columns import Value, Written, as_text, fallback_of
-from llmrec_plugin.pipeline.networks import Rows, Vocabularies, estimated_work
+from llmrec_plugin.pipeline.networks import MAX_CHARS, Rows, Vocabularies, estimated_work
 from llmrec_plugin.pipeline.networks import read_rows as read_network_rows
 from llmrec_plugin.pipeline.noise import privatize, user_of
 from llmrec_plugin.pipeline.postprocess import combine, finish
@@ -41,7 +42,8 @@ from llmrec_plugin.runtime.microbatch import MicroBatcher, Prepared
 from llmrec_plugin.runtime.networks import ROWS_PER_CALL, WORK_PER_BATCH, LoadedNetwork, Result, read_vocabularies
 from llmrec_plugin.runtime.writer import KEYS_PER_CALL, Outcome, Writer
 from llmrec_plugin.settings import Settings
-from llmrec_plugin.specs import NetworkFeature, OnEmpty, TextFeature
+from llmrec_plugin.specs import GaussianNoise, NetworkFeature, OnEmpty, TextFeature
+from llmrec_plugin.specs.networks import columns_of_source
 
 logger = logging.getLogger(__name__)
 
@@ -190,7 +192,7 @@ class Runner:
                 invalid[number] = "the model gave a vector that is not finite"
         report = _report(bound, mode, statuses, texts=len(texts), cached=cached, computed=len(missing) - len(late))
         if feature.noise is not None:
-            values, statuses = _privatized(bound, values, statuses, assembled, columns)
+            values, statuses = _privatized(bound, feature.noise, values, statuses, assembled.rows, columns)
         return Computed(values, statuses, replace(report, invalid=len(invalid), tokens=tokens), invalid)
 
     def _write_rows(
@@ -275,6 +277,9 @@ class Runner:
                 values.append(_stand_in(feature, feature.on_empty))
                 statuses.append("empty")
         report = _report(bound, mode, statuses, texts=len(rows), cached=len(found), computed=len(results) - len(found))
+        if feature.noise is not None:
+            inputs = [() if row is None else (row,) for row in read.rows]
+            values, statuses = _privatized(bound, feature.noise, values, statuses, inputs, columns)
         for part in parts.values():
             counts = {name: getattr(report, name) + getattr(part.report, name) for name in _COUNTS_OF_PARTS}
             report = replace(report, **counts)
@@ -295,11 +300,15 @@ class Runner:
             for name, part in parts.items()
         }
         sources, vocabularies = dict(bound.feature.inputs), self._vocabularies_of(bound)
+        if bound.feature.redact is not None:
+            texts = [item.name for item in bound.inputs if isinstance(item, Tokens)]
+            names = [column for name in texts for column in columns_of_source(sources[name])]
+            columns = redact_columns(bound.feature.redact, columns, names, MAX_CHARS)
         read = read_network_rows(bound.feature.name, bound.inputs, sources, columns, vocabularies, vectors)  # type: ignore[arg-type]
-        invalid = dict(read.invalid)
+        invalid = read.invalid | _without_user(bound, columns)
         for part in parts.values():
             invalid |= part.invalid
-        return Rows(read.rows, invalid)
+        return Rows([None if row in invalid else read.rows[row] for row in range(len(read.rows))], invalid)
 
     def _run(self, bound: BoundNetwork, rows: list[str], mode: Mode, *, quiet: bool) -> dict[str, Result]:
         """The results of rows; each part is kept before the next begins."""
@@ -414,6 +423,8 @@ class Runner:
             self.network(bound, "online")
             self._vocabularies_of(bound)
             self.cache.size()
+            if bound.feature.noise is not None:
+                load_noise_key(bound.feature.noise.key_id)
             return
         tokens = bound if isinstance(bound, BoundTokens) else bound.of
         if tokens is not None:
@@ -545,31 +556,35 @@ def _assembled(bound: BoundFeature, columns: Mapping[str, Sequence[Any]]) -> Ass
 
 
 def _of_known_users(bound: BoundFeature, assembled: Assembled, columns: Mapping[str, Sequence[Any]]) -> Assembled:
-    """The rows that the noise of a feature can be drawn for; the others are invalid."""
+    invalid = assembled.invalid | _without_user(bound, columns)
+    return Assembled([() if row in invalid else texts for row, texts in enumerate(assembled.rows)], invalid)
+
+
+def _without_user(bound: BoundFeature | BoundNetwork, columns: Mapping[str, Sequence[Any]]) -> dict[int, str]:
+    """The rows that the noise of a feature cannot be drawn for, and why."""
     noise = bound.feature.noise
     if noise is None:
-        return assembled
+        return {}
     if noise.user not in columns:
         raise MissingColumnError(bound.feature.name, [noise.user], columns)
-    invalid = dict(assembled.invalid)
+    invalid = {}
     for row, cell in enumerate(columns[noise.user]):
         try:
             user_of(cell)
         except InputError as exc:
-            invalid.setdefault(row, str(exc))
-    return Assembled([() if row in invalid else texts for row, texts in enumerate(assembled.rows)], invalid)
+            invalid[row] = str(exc)
+    return invalid
 
 
 def _privatized(
-    bound: BoundFeature,
+    bound: BoundFeature | BoundNetwork,
+    noise: GaussianNoise,
     values: list[Value],
     statuses: list[Status],
-    assembled: Assembled,
+    inputs: Sequence[Sequence[str]],
     columns: Mapping[str, Sequence[Any]],
 ) -> tuple[list[Value], list[Status]]:
     """Values with noise, and their statuses. The cache holds vectors without it."""
-    noise = bound.feature.noise
-    assert noise is not None
     key = load_noise_key(noise.key_id)
     rows = [row for row, status in enumerate(statuses) if status in ("ok", "empty")]
     if not rows:
@@ -580,7 +595,7 @@ def _privatized(
         bound.fingerprint,
         np.stack([cast(np.ndarray, values[row]) for row in rows]),
         [user_of(columns[noise.user][row]) for row in rows],
-        [assembled.rows[row] for row in rows],
+        [inputs[row] for row in rows],
     )
     private = dict(zip(rows, noisy, strict=True))
     return (

@@ -25,6 +25,7 @@ from llmrec_plugin.specs.checks import (
 )
 from llmrec_plugin.specs.embeddings import EmbeddingFeature, HistoryEmbeddingFeature, OnEmpty, Storage
 from llmrec_plugin.specs.models import Metric
+from llmrec_plugin.specs.privacy import GaussianNoise, Redaction
 
 _FUNCTION = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*\Z")
 
@@ -80,6 +81,8 @@ class NetworkFeature:
         status: Whether the views have a second column ``<name>_status``, as in `EmbeddingFeature`.
         deadline_ms: Request time only: milliseconds a row may wait for inference, None for as long as it takes.
         on_deadline: What a row that missed the deadline gives, as `on_empty`.
+        redact: Personal data that is taken out of the values of texts, as in `EmbeddingFeature`.
+        noise: Makes vectors differentially private, as in `EmbeddingFeature`; only where each input is a column.
         description: For people; shown in the Feast UI.
     """
 
@@ -95,6 +98,8 @@ class NetworkFeature:
     status: bool = False
     deadline_ms: int | None = None
     on_deadline: OnEmpty = "null"
+    redact: Redaction | None = None
+    noise: GaussianNoise | None = None
     description: str = ""
 
     kind: ClassVar[str] = "network"
@@ -120,6 +125,26 @@ class NetworkFeature:
         check_choice(owner, "on_deadline", self.on_deadline, get_args(OnEmpty))
         if self.deadline_ms is not None:
             check_positive(owner, "deadline_ms", self.deadline_ms)
+        if self.redact is not None:
+            object.__setattr__(self, "redact", rebuilt(owner, "redact", self.redact, Redaction))
+        if self.noise is not None:
+            object.__setattr__(self, "noise", rebuilt(owner, "noise", self.noise, GaussianNoise))
+            self._check_noise(owner)
+
+    def _check_noise(self, owner: str) -> None:
+        if self.on_empty != "zeros" or self.status:
+            raise DeclarationError(
+                f"{owner}: with noise, on_empty must be 'zeros' and status False, or a value would tell who has no "
+                f"data; got on_empty={self.on_empty!r} and status={self.status!r}."
+            )
+        if self.dims is None:
+            raise DeclarationError(f"{owner}: noise is for vectors, got dims=None.")
+        if self.parts:
+            # Its last bits differ between batches, and noise that depends on them would be drawn again and again.
+            raise DeclarationError(
+                f"{owner}: noise needs inputs that are columns, but {self.parts[0][0]!r} is computed on the way. "
+                f"Publish the feature {self.parts[0][1].name!r} and name it as a column, or declare the noise on it."
+            )
 
     @property
     def status_name(self) -> str:
@@ -129,7 +154,8 @@ class NetworkFeature:
     @property
     def columns(self) -> tuple[str, ...]:
         """The columns the feature reads."""
-        return tuple(dict.fromkeys(column for _, source in self.inputs for column in columns_of_source(source)))
+        read = [column for _, source in self.inputs for column in columns_of_source(source)]
+        return tuple(dict.fromkeys(read if self.noise is None else [*read, self.noise.user]))
 
     @property
     def parts(self) -> tuple[tuple[str, EmbeddingFeature | HistoryEmbeddingFeature], ...]:
@@ -151,7 +177,11 @@ class NetworkFeature:
 
     def fingerprint(self, artifact_id: str) -> str:
         """Covers everything that changes the values but `parts`, whose fingerprints join it; 64 hex digits."""
-        spec = {key: value for key, value in to_spec(self).items() if key not in self._LABELS}
+        spec = {
+            key: value
+            for key, value in to_spec(self).items()
+            if key not in self._LABELS and not (key in ("redact", "noise") and value is None)
+        }
         spec["inputs"] = [pair for pair in self.inputs if isinstance(pair[1], str)]
         return digest([PIPELINE_VERSION, artifact_id, spec])
 

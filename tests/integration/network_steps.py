@@ -27,3 +27,10 @@ def write_users(rows: list[dict[str, Any]]) -> None:
     frame = pd.DataFrame(rows)
     frame["event_timestamp"] = pd.to_datetime(frame["event_timestamp"], utc=True)
     open_store(None).write_to_online_store("user_rows", frame)
+
+
+def export_clip(where: str, artifacts: str) -> dict[str, str]:
+    """Puts the encoders of a CLIP with random weights, and a fusion of them, into an artifact folder."""
+    import tiny_clip  # it needs transformers and Pillow
+
+    return tiny_clip.export_clip(where, artifacts)

@@ -16,8 +16,8 @@ from llmrec_plugin.binding import BoundSimilarity, bind, from_values, to_values
 from llmrec_plugin.errors import DeclarationError, MissingColumnError, SettingsError
 from llmrec_plugin.keys import NoiseKey, load_noise_key
 from llmrec_plugin.pipeline.noise import clip, mu_of, normals, privatize
-from llmrec_plugin.privacy import accounting, expected_cosine, new_noise_key, sigma, total
-from llmrec_plugin.specs import GaussianNoise, SimilarityFeature, from_spec, to_spec
+from llmrec_plugin.privacy import accounting, expected_cosine, new_noise_key, sigma, statement, total
+from llmrec_plugin.specs import GaussianNoise, NetworkFeature, Redaction, SimilarityFeature, from_spec, to_spec
 from llmrec_plugin.transform import Transform
 
 SECRET = bytes(range(7, 39))
@@ -275,6 +275,15 @@ def test_what_is_left_of_a_vector_can_be_told_beforehand():
     assert cosines.mean() == pytest.approx(expected_cosine(declared, 64), abs=0.03)
 
 
+def test_the_guarantee_is_told_in_words():
+    told = statement(noise(), dims=8)
+    assert "deviation 8.449" in told
+    assert "(1, 1e-06)-differentially private if one user's data is replaced" in told
+    assert "1: epsilon 1, 12: epsilon 3.9, 365: epsilon 31" in told
+    assert "0.042" in told
+    assert KEY.id in told
+
+
 # --- keys
 
 
@@ -328,3 +337,36 @@ def test_a_key_does_not_show_and_does_not_travel():
 
 def test_mu_grows_with_epsilon_and_delta():
     assert mu_of(1.0, 1e-6) < mu_of(2.0, 1e-6) < mu_of(2.0, 1e-5)
+
+
+# --- networks
+
+
+def network(**changes):
+    return NetworkFeature(
+        **{
+            "name": "user_vector", "entity": "user", "model": "sequence", "inputs": {"history": "events"}, "dims": 8,
+            "metric": "dot", "on_empty": "zeros", "noise": noise(), **changes,
+        }
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"on_empty": "null"}, "who has no data"),
+        ({"status": True}, "who has no data"),
+        ({"dims": None, "metric": None}, "noise is for vectors"),
+        ({"inputs": {"vector": embedding()}}, "inputs that are columns"),
+    ],
+)
+def test_a_network_whose_noise_cannot_be_one_everywhere_is_refused(changes, said):
+    with pytest.raises(DeclarationError, match=said):
+        network(**changes)
+
+
+def test_a_network_reads_the_user_and_its_fingerprint_covers_noise_and_redaction():
+    assert network().columns == ("events", "user_key")
+    assert from_spec(json.loads(json.dumps(to_spec(network())))) == network()
+    others = [network(noise=noise(epsilon=2)), network(noise=None), network(noise=None, redact=Redaction(email=True))]
+    assert len({feature.fingerprint("a") for feature in (network(), *others)}) == 4

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -25,7 +27,6 @@ pytest.importorskip("PIL", reason="needs the extra 'images'")
 import tiny_clip  # noqa: E402 - it needs torch
 from tiny_clip import DIMS, MAX_TOKENS, SIZE, picture, save_clip  # noqa: E402
 
-from llmrec_plugin.export import export_network  # noqa: E402
 from llmrec_plugin.systems.clip.towers import load_image, load_text  # noqa: E402
 
 SHAPES = [(16, 16), (64, 48), (48, 64), (17, 300), (300, 17), (5, 9), (640, 31), (33, 32), (1000, 999)]
@@ -247,6 +248,10 @@ def test_export_proves_each_of_them(artifacts):
     assert len(spaces) == 1
 
 
-def test_the_plugin_registers_no_feature():
+def test_the_plugin_registers_no_feature_and_its_page_runs():
     assert not any(hasattr(clip, name) for name in ("llmrec_register_features", "llmrec_register_models"))
-    assert export_network is not None
+    namespace: dict[str, object] = {}
+    page = Path(__file__).parents[3] / "docs/systems/clip.md"
+    for block in re.findall(r"^```python\n(.*?)^```", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL):
+        exec(block, namespace)
+    assert "item_fused" in namespace
