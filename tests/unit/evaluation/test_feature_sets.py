@@ -131,7 +131,7 @@ def test_noise_does_not_depend_on_the_part_that_is_asked(test_window):
     control = Noise(inner=FunctionSet(name="knows", function=knows, options={}), seed=1)
     whole = control.columns(test_window, everything(test_window)).values
     part = test_window.part(np.array([2]))
-    np.testing.assert_array_equal(control.columns(part, everything(part)).values, whole[120:240])
+    np.testing.assert_array_equal(control.columns(part, everything(part)).values, whole[240:360])
     assert abs(whole.mean()) < 0.05
     assert whole.std() == pytest.approx(1, abs=0.05)
 
