@@ -21,13 +21,15 @@ from pathlib import Path
 from typing import Any, Generic, Literal, TypeAlias, TypeVar
 
 from llmrec_plugin.errors import ArtifactCorruptError, ArtifactMismatchError, ArtifactNotFoundError
-from llmrec_plugin.specs import GeneratorTask, Pooling, Precision, TextFeature, digest
+from llmrec_plugin.networks import Input, Tokens, Vector, graph_names, input_from_spec
+from llmrec_plugin.specs import GeneratorTask, Metric, NetworkFeature, Pooling, Precision, TextFeature, digest, to_spec
 
 MANIFEST = "manifest.json"
 GRAPH = "model.onnx"
 TOKENIZER = "tokenizer.json"
 GOLDEN = "golden.npy"
 GOLDEN_PROMPTS = "golden.json"
+GOLDEN_ROWS = "golden.rows.json"
 ENDPOINT = "endpoint.json"
 FORMAT = 1
 
@@ -199,7 +201,72 @@ class GeneratorManifest:
         return json.dumps({**asdict(self), "artifact_id": self.artifact_id}, indent=2, ensure_ascii=False) + "\n"
 
 
-AnyManifest = TypeVar("AnyManifest", Manifest, GeneratorManifest)
+@dataclass(frozen=True, kw_only=True)
+class NetworkManifest:
+    """What an exported network is, and the proof that it equals its PyTorch original.
+
+    Its files are ``model.onnx``, a ``vocabulary.<name>.json`` for each vocabulary, ``tokenizer.json`` where an input is
+    a text, ``golden.rows.json`` (rows by input, as columns give them; bytes as base64) and ``golden.npy`` (PyTorch's
+    values of them, (rows, dims) or (rows,) float32), which are compared whenever the artifact is loaded.
+
+    Attributes:
+        model: Name of the model.
+        source: Where the weights came from: the declaration's source and function, and what the network says of it.
+        inputs: What a row consists of, in the order of the graph's inputs.
+        dims: Length of the vector; None for a number.
+        metric: The similarity its vectors are meant for; None for a number.
+        normalized: Whether its vectors have unit L2 norm.
+        space: See `llmrec_plugin.networks.Network`.
+        tolerance: Largest absolute difference to PyTorch that was accepted.
+        output: Name of the graph's output, (batch, dims) or (batch,) float32.
+        files: SHA-256 of every file, by its name in the folder.
+        versions: Versions of the packages that exported it.
+        parity: The record of the comparison with PyTorch.
+        quality: Measured quality, as training wrote it.
+    """
+
+    model: str
+    source: dict[str, str]
+    inputs: tuple[Input, ...]
+    dims: int | None
+    metric: Metric | None
+    normalized: bool
+    space: str
+    tolerance: float
+    files: dict[str, str]
+    output: str = "output"
+    versions: dict[str, str] = field(default_factory=dict)
+    parity: dict[str, Any] = field(default_factory=dict)
+    quality: dict[str, Any] = field(default_factory=dict)
+    kind: Literal["network"] = "network"
+    format: int = FORMAT
+
+    def __post_init__(self) -> None:
+        inputs = tuple(input_from_spec(item) if isinstance(item, dict) else item for item in self.inputs)
+        object.__setattr__(self, "inputs", inputs)
+
+    @property
+    def graph_inputs(self) -> tuple[str, ...]:
+        """Names of the graph's inputs, of which the graph may lack some that change nothing."""
+        return graph_names(self.inputs)
+
+    @property
+    def artifact_id(self) -> str:
+        """64 hex digits over graph, vocabularies, tokenizer and what is said of the values."""
+        files = {name: sha for name, sha in self.files.items() if name not in (GOLDEN, GOLDEN_ROWS)}
+        inputs = [to_spec(item) for item in self.inputs]
+        said = [self.dims, self.metric, self.normalized, self.space, self.output]
+        return digest([self.format, self.kind, files, inputs, said])
+
+    def to_json(self) -> str:
+        values = {item.name: getattr(self, item.name) for item in fields(self)}
+        values |= {"inputs": [to_spec(item) for item in self.inputs], "artifact_id": self.artifact_id}
+        return json.dumps(values, indent=2, ensure_ascii=False) + "\n"
+
+
+_AnyManifest: TypeAlias = Manifest | GeneratorManifest | NetworkManifest
+AnyManifest = TypeVar("AnyManifest", Manifest, GeneratorManifest, NetworkManifest)
+_MANIFESTS: dict[Any, type[_AnyManifest]] = {"generator": GeneratorManifest, "network": NetworkManifest}
 
 
 @dataclass(frozen=True)
@@ -272,7 +339,50 @@ class Artifact(_Stored[Manifest]):
             refuse("dims", feature.dims, model.dims, f"A reduction must keep fewer than {model.dims} dims.")
 
 
-AnyArtifact: TypeAlias = Artifact | GeneratorArtifact
+def vocabulary_file(name: str) -> str:
+    """Name of the file that holds a network's vocabulary: a JSON list of keys, the first of which has the id 1."""
+    return f"vocabulary.{name}.json"
+
+
+@dataclass(frozen=True)
+class NetworkArtifact(_Stored[NetworkManifest]):
+    """An exported network in a folder."""
+
+    def check_fits(self, feature: NetworkFeature) -> None:
+        """Checks that this network can compute `feature` as it is declared.
+
+        Raises:
+            ArtifactMismatchError: Inputs, dims, metric or space contradict the declaration.
+        """
+        model = self.manifest
+        for name in ("dims", "metric"):
+            if getattr(feature, name) != getattr(model, name):
+                self._refuse(feature, name, getattr(feature, name), getattr(model, name))
+        if feature.space and feature.space != model.space:
+            self._refuse(feature, "space", feature.space, model.space)
+        wanted = {item.name: item for item in model.inputs}
+        given = dict(feature.inputs)
+        if given.keys() != wanted.keys():
+            self._refuse(feature, "inputs", sorted(given), sorted(wanted))
+        for name, source in given.items():
+            item = wanted[name]
+            if isinstance(source, str):
+                if "{" in source and not isinstance(item, Tokens):
+                    self._refuse(feature, f"inputs[{name!r}]", source, f"a {type(item).__name__}, not a text")
+            elif not isinstance(item, Vector):
+                self._refuse(feature, f"inputs[{name!r}]", f"the vector {source.name}", f"a {type(item).__name__}")
+            elif item.dims != source.dims:
+                self._refuse(feature, f"inputs[{name!r}].dims", source.dims, item.dims)
+
+    def _refuse(self, feature: NetworkFeature, field_name: str, declared: object, actual: object) -> None:
+        raise ArtifactMismatchError(
+            f"Feature {feature.name!r} declares {field_name}={declared!r}, but network {self.manifest.model!r} "
+            f"(artifact {self.id[:16]}) was exported with {actual!r}. Correct the declaration, or train and export the "
+            "network so."
+        )
+
+
+AnyArtifact: TypeAlias = Artifact | GeneratorArtifact | NetworkArtifact
 
 
 class ArtifactStore:
@@ -320,7 +430,9 @@ class ArtifactStore:
         artifact = self.find(model, artifact_id)
         if not isinstance(artifact, Artifact):
             raise ArtifactMismatchError(
-                f"Model {model!r} writes text and computes no vectors or labels: name it in a TokenFeature."
+                f"Model {model!r} is a network over columns and encodes no texts: name it in a NetworkFeature."
+                if isinstance(artifact, NetworkArtifact)
+                else f"Model {model!r} writes text and computes no vectors or labels: name it in a TokenFeature."
             )
         return artifact
 
@@ -335,6 +447,19 @@ class ArtifactStore:
         artifact = self.find(model, artifact_id)
         if not isinstance(artifact, GeneratorArtifact):
             raise ArtifactMismatchError(f"Model {model!r} writes no text: expected one exported from a GeneratorModel.")
+        return artifact
+
+    def get_network(self, model: str, artifact_id: str) -> NetworkArtifact:
+        """The artifact of a network with exactly this id.
+
+        Raises:
+            ArtifactNotFoundError: No folder holds it.
+            ArtifactCorruptError: Its manifest cannot be read or has another id.
+            ArtifactMismatchError: It is no network.
+        """
+        artifact = self.find(model, artifact_id)
+        if not isinstance(artifact, NetworkArtifact):
+            raise ArtifactMismatchError(f"Model {model!r} is no network: expected one exported from a NetworkModel.")
         return artifact
 
     def find(self, model: str, artifact_id: str) -> AnyArtifact:
@@ -392,7 +517,7 @@ class ArtifactStore:
         return ", ".join(map(str, self.folders))
 
 
-def _renews(new: Manifest | GeneratorManifest, old: Manifest | GeneratorManifest) -> bool:
+def _renews(new: _AnyManifest, old: _AnyManifest) -> bool:
     """Whether a manifest differs from that of the same files, in nothing but records."""
     return new != old and new.files == old.files
 
@@ -417,8 +542,7 @@ def read_artifact(folder: Path) -> AnyArtifact:
         values = json.loads(path.read_text(encoding="utf-8"))
         if values.get("format") != FORMAT:
             raise ValueError(f"expected format {FORMAT}, got {values.get('format')!r}")
-        kind: type[Manifest | GeneratorManifest]
-        kind = GeneratorManifest if values.get("kind") == "generator" else Manifest
+        kind: type[_AnyManifest] = _MANIFESTS.get(values.get("kind"), Manifest)
         known = {item.name for item in fields(kind)}
         manifest = kind(**{name: value for name, value in values.items() if name in known})
         if not isinstance(manifest.files, dict):
@@ -428,6 +552,8 @@ def read_artifact(folder: Path) -> AnyArtifact:
             raise ValueError(f"file names must be plain, got {outside}")
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as exc:
         raise ArtifactCorruptError(f"{path} is not a readable manifest: {exc}. Export the model again.") from exc
+    if isinstance(manifest, NetworkManifest):
+        return NetworkArtifact(folder, manifest)
     return Artifact(folder, manifest) if isinstance(manifest, Manifest) else GeneratorArtifact(folder, manifest)
 
 

@@ -7,14 +7,16 @@ not even have the declaring plugin installed, computes the same numbers (docs/ad
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
-from llmrec_plugin.artifacts import Artifact, ArtifactStore
+from llmrec_plugin.artifacts import Artifact, ArtifactStore, NetworkArtifact
 from llmrec_plugin.errors import ArtifactMismatchError, DeclarationError, FingerprintMismatchError
+from llmrec_plugin.networks import Input, input_from_spec
 from llmrec_plugin.specs import (
     ColumnFeature,
     GeneratedEmbeddingFeature,
+    NetworkFeature,
     SimilarityFeature,
     Tags,
     TextFeature,
@@ -85,26 +87,104 @@ class BoundFeature:
         """Whether the vector is read from the store rather than computed from the request."""
         return self.feature.entity is not None
 
+    @property
+    def vector_space(self) -> str:
+        """Equal for two features whose vectors may be compared with each other."""
+        return self.feature.vector_space(self.artifact_id)
+
+    def __str__(self) -> str:
+        feature = self.feature
+        return (
+            f"{feature.name!r} (model {feature.model!r}, artifact {self.artifact_id[:16]}, dims {feature.dims}, "
+            f"normalize {feature.normalize}, reduction {feature.reduction})"
+        )
+
+
+@dataclass(frozen=True)
+class BoundNetwork:
+    """A feature of a network over columns, and the artifacts that compute it.
+
+    Attributes:
+        feature: The declaration.
+        artifact_id: Of the network.
+        inputs: What the network reads, as its artifact says.
+        space: The artifact's, see `llmrec_plugin.networks.Network`.
+        parts: Input -> the embedding feature that computes it, for inputs that are computed.
+        reads: Name and fingerprint of the stored features that it reads at request time, where it has no entity.
+    """
+
+    feature: NetworkFeature
+    artifact_id: str
+    inputs: tuple[Input, ...]
+    space: str = ""
+    parts: tuple[tuple[str, BoundFeature], ...] = ()
+    reads: tuple[tuple[str, str], ...] = ()
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        own = self.feature.fingerprint(self.artifact_id)
+        if not self.parts and not self.reads:
+            return own
+        return digest([own, [(name, part.fingerprint) for name, part in self.parts], self.reads])
+
+    @functools.cached_property
+    def encoding_fingerprint(self) -> str:
+        return self.feature.encoding_fingerprint(self.artifact_id)
+
+    @property
+    def artifacts(self) -> tuple[tuple[str, str], ...]:
+        """Name and artifact id of each model that computes it."""
+        return ((self.feature.model, self.artifact_id), *(item for _, part in self.parts for item in part.artifacts))
+
+    @property
+    def stored(self) -> bool:
+        """Whether the value is read from the store rather than computed from the request."""
+        return self.feature.entity is not None
+
+    @functools.cached_property
+    def timed_parts(self) -> tuple[tuple[str, BoundFeature], ...]:
+        """The parts with the deadline of the whole instead of their own."""
+        deadline = self.feature.deadline_ms
+        return tuple(
+            (name, replace(part, feature=replace(part.feature, deadline_ms=deadline))) for name, part in self.parts
+        )
+
+    @property
+    def vector_space(self) -> str:
+        """Equal for two features whose vectors may be compared with each other."""
+        return self.feature.vector_space(self.artifact_id, self.space)
+
+    def __str__(self) -> str:
+        return (
+            f"{self.feature.name!r} (network {self.feature.model!r}, artifact {self.artifact_id[:16]}, dims "
+            f"{self.feature.dims}, space {self.space[:16]!r})"
+        )
+
+
+BoundVector: TypeAlias = BoundFeature | BoundNetwork
+"""What may give vectors; a network's `dims` may be None."""
+
 
 @dataclass(frozen=True)
 class BoundSimilarity:
     """A similarity feature and both of its sides."""
 
     feature: SimilarityFeature
-    left: BoundFeature
-    right: BoundFeature
+    left: BoundVector
+    right: BoundVector
 
     def __post_init__(self) -> None:
-        spaces = [side.feature.vector_space(side.artifact_id) for side in (self.left, self.right)]
-        if spaces[0] != spaces[1]:
-            described = [
-                f"{side.feature.name!r} (model {side.feature.model!r}, artifact {side.artifact_id[:16]}, dims "
-                f"{side.feature.dims}, normalize {side.feature.normalize}, reduction {side.feature.reduction})"
-                for side in (self.left, self.right)
-            ]
+        for side in (self.left, self.right):
+            if side.feature.dims is None:
+                raise DeclarationError(
+                    f"Feature {self.feature.name!r} compares {side.feature.name!r}, which is a number; name features "
+                    "that give vectors."
+                )
+        if self.left.vector_space != self.right.vector_space:
             raise DeclarationError(
-                f"Feature {self.feature.name!r} compares {described[0]} with {described[1]}: vectors of different "
-                "spaces cannot be compared. Declare both with the same model, dims, normalize and reduction."
+                f"Feature {self.feature.name!r} compares {self.left} with {self.right}: vectors of different "
+                "spaces cannot be compared. Declare both with the same model, dims, normalize and reduction; of "
+                "networks, export both from one training, whose artifacts have one space."
             )
 
     @property
@@ -112,7 +192,7 @@ class BoundSimilarity:
         return self.feature.fingerprint(self.left.fingerprint, self.right.fingerprint)
 
 
-BoundColumn: TypeAlias = BoundFeature | BoundTokens
+BoundColumn: TypeAlias = BoundFeature | BoundTokens | BoundNetwork
 """What has a batch view."""
 
 Bound: TypeAlias = BoundColumn | BoundSimilarity
@@ -127,14 +207,29 @@ def bind(feature: ColumnFeature, store: ArtifactStore) -> BoundColumn:
     """
     if isinstance(feature, TokenFeature):
         return _bind_tokens(feature, store)
+    if isinstance(feature, NetworkFeature):
+        return _bind_network(feature, store)
     artifact = store.current(feature.model)
     artifact.check_fits(feature)
     of = _bind_tokens(feature.of, store) if isinstance(feature, GeneratedEmbeddingFeature) else None
     return BoundFeature(feature, artifact.id, of)
 
 
+def _bind_network(feature: NetworkFeature, store: ArtifactStore) -> BoundNetwork:
+    artifact = store.get_network(feature.model, store.current_id(feature.model))
+    artifact.check_fits(feature)
+    parts = [(name, bind(part, store)) for name, part in feature.parts]
+    assert all(isinstance(part, BoundFeature) for _, part in parts)
+    return BoundNetwork(feature, artifact.id, artifact.manifest.inputs, artifact.manifest.space, tuple(parts))  # type: ignore[arg-type]
+
+
 def _bind_tokens(feature: TokenFeature, store: ArtifactStore) -> BoundTokens:
     artifact = store.find(feature.model, store.current_id(feature.model))
+    if isinstance(artifact, NetworkArtifact):
+        raise ArtifactMismatchError(
+            f"Feature {feature.name!r}: model {feature.model!r} is a network over columns and writes nothing: name it "
+            "in a NetworkFeature."
+        )
     if isinstance(artifact, Artifact):
         _check_labels(feature, artifact)
     elif isinstance(feature.output, Tags) and (not feature.output.vocabulary or feature.output.scores):
@@ -168,6 +263,11 @@ def to_values(bound: Bound) -> dict[str, Any]:
     values: dict[str, Any] = {"feature": feature, "fingerprint": bound.fingerprint}
     if isinstance(bound, BoundSimilarity):
         return {**values, "left": to_values(bound.left), "right": to_values(bound.right)}
+    if isinstance(bound, BoundNetwork):
+        parts = {name: part.artifact_id for name, part in bound.parts}
+        inputs = [to_spec(item) for item in bound.inputs]
+        more = {"artifact": bound.artifact_id, "inputs": inputs, "space": bound.space}
+        return {**values, **more, "parts": parts, "reads": dict(bound.reads)}
     of = {"of": to_values(bound.of)} if isinstance(bound, BoundFeature) and bound.of else {}
     return {**values, "artifact": bound.artifact_id, **of}
 
@@ -183,11 +283,16 @@ def from_values(values: dict[str, Any]) -> Bound:
     bound: Bound
     if isinstance(feature, SimilarityFeature):
         left, right = from_values(values["left"]), from_values(values["right"])
-        assert isinstance(left, BoundFeature)
-        assert isinstance(right, BoundFeature)
+        assert isinstance(left, BoundVector)
+        assert isinstance(right, BoundVector)
         bound = BoundSimilarity(feature, left, right)
     elif isinstance(feature, TokenFeature):
         bound = BoundTokens(feature, values["artifact"])
+    elif isinstance(feature, NetworkFeature):
+        inputs = tuple(input_from_spec(item) for item in values["inputs"])
+        parts = tuple((name, BoundFeature(part, values["parts"][name])) for name, part in feature.parts)
+        reads = tuple(sorted(values["reads"].items()))
+        bound = BoundNetwork(feature, values["artifact"], inputs, values["space"], parts, reads)
     else:
         of = from_values(values["of"]) if "of" in values else None
         assert of is None or isinstance(of, BoundTokens)

@@ -32,6 +32,7 @@ from llmrec_plugin.specs import (
     GeneratorTask,
     LabelModel,
     Model,
+    NetworkModel,
     SimilarityFeature,
     to_spec,
 )
@@ -431,6 +432,8 @@ def _export(model: Model, texts: Path | None) -> AnyArtifact:
         return export.export_model(model, _store(), texts=measured, report=click.echo)
     if texts:
         raise DeclarationError(f"model {model.name!r} is no encoder, so there is nothing to measure on --texts.")
+    if isinstance(model, NetworkModel):
+        return export.export_network(model, _store(), report=click.echo)
     if isinstance(model, GeneratorModel) and model.source.startswith("endpoint:"):
         return export.export_endpoint(model, _store())
     if isinstance(model, GeneratorModel):

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
 
-from llmrec_plugin.binding import Bound, BoundColumn, BoundFeature, BoundSimilarity, from_values
+from llmrec_plugin.binding import Bound, BoundColumn, BoundSimilarity, BoundVector, from_values
 from llmrec_plugin.errors import EngineError, FingerprintMismatchError, MissingColumnError
 from llmrec_plugin.pipeline.columns import Value, output_arrays, output_fields, plain_columns
 from llmrec_plugin.pipeline.packing import unpack
@@ -250,7 +250,7 @@ def _similarities(bound: BoundSimilarity, columns: Columns, called: float) -> tu
 
 
 def _side(
-    side: BoundFeature, owner: str, columns: Columns, called: float
+    side: BoundVector, owner: str, columns: Columns, called: float
 ) -> tuple[list[np.ndarray | None], list[Status]]:
     """The vectors of one side, read from the columns if stored, else computed from the request; and their statuses."""
     if not side.stored:
@@ -264,7 +264,8 @@ def _side(
     return vectors, [known if known in _DECISIVE_FIRST else status for known, status in zip(stored, plain, strict=True)]
 
 
-def _vector(side: BoundFeature, value: Any) -> np.ndarray | None:
+def _vector(side: BoundVector, value: Any) -> np.ndarray | None:
+    assert side.feature.dims is not None
     if value is None or not hasattr(value, "__len__") or len(value) == 0:  # NaN stands for null in historical rows
         return None
     if side.feature.storage != "list":

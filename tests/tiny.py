@@ -60,7 +60,7 @@ def export_tiny(
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary) / "artifact"
         folder.mkdir()
-        tokenizer = _tokenizer()
+        tokenizer = tiny_tokenizer()
         tokenizer.save(str(folder / TOKENIZER))
         onnx.save(_graph(table, normalize), str(folder / GRAPH))
         tokenizer.enable_truncation(max_tokens)
@@ -119,7 +119,8 @@ def reference(table: np.ndarray, ids: list[int], normalize: bool = True) -> np.n
     return (vector / np.linalg.norm(vector) if normalize else vector).astype(np.float32)
 
 
-def _tokenizer() -> Tokenizer:
+def tiny_tokenizer() -> Tokenizer:
+    """Splits at spaces; every other word is unknown."""
     vocabulary = {word: index for index, word in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", *WORDS])}
     tokenizer = Tokenizer(WordLevel(vocabulary, unk_token="[UNK]"))
     tokenizer.normalizer = Lowercase()

@@ -11,6 +11,7 @@ from llmrec_plugin.export.endpoint import export_endpoint
 from llmrec_plugin.export.exporter import export_model
 from llmrec_plugin.export.generators import export_generator
 from llmrec_plugin.export.labels import export_labels
+from llmrec_plugin.export.networks import NetworkParity, export_network
 from llmrec_plugin.export.parity import ParityRecord
 from llmrec_plugin.export.quality import QualityRecord
 from llmrec_plugin.export.recipes import load_recipe
@@ -18,6 +19,7 @@ from llmrec_plugin.export.statements import read_generator, read_model
 from llmrec_plugin.export.texts import Texts, read_texts
 
 __all__ = [
+    "NetworkParity",
     "ParityRecord",
     "QualityRecord",
     "SourceError",
@@ -26,6 +28,7 @@ __all__ = [
     "export_generator",
     "export_labels",
     "export_model",
+    "export_network",
     "load_recipe",
     "read_generator",
     "read_model",

@@ -56,10 +56,20 @@ def find_folder(source: str) -> Path:
         SourceError: There is no such folder, package or hub revision, or it holds no safetensors weights.
         MissingExtraError: A hub source, and huggingface_hub is not installed.
     """
-    kind, _, place = as_source(source).partition(":")
-    folder = {"package": _in_package, "path": _at_path, "hub": _from_hub}[kind](place)
+    folder = find_place(source)
     _check_weights(folder, source)
     return folder
+
+
+def find_place(source: str) -> Path:
+    """The local folder that `source` names, whatever it holds; a hub source is downloaded first.
+
+    Raises:
+        SourceError: There is no such folder, package or hub revision.
+        MissingExtraError: A hub source, and huggingface_hub is not installed.
+    """
+    kind, _, place = as_source(source).partition(":")
+    return {"package": _in_package, "path": _at_path, "hub": _from_hub}[kind](place)
 
 
 def find_file(source: str) -> Path:

@@ -316,7 +316,7 @@ def value_bytes(feature: ColumnFeature) -> int:
     """About how many bytes the value cache holds for one row."""
     if isinstance(feature, TokenFeature):
         return 0 if isinstance(feature.output, Scores) else 4 * feature.decoding.max_new_tokens
-    return 4 * feature.dims
+    return 4 * (feature.dims or 1)
 
 
 def to_protos(job: Job, rows: Rows, computed: Computed) -> list[tuple[Any, ...]]:

@@ -26,7 +26,10 @@ def check_one_version(views: Iterable[Any], on_demand_views: Iterable[Any]) -> N
     for view in (*stored.values(), *on_demand_views):
         sides = _sides(view)
         for side in sides:
-            _check_side(view, side, stored.get(side["feature"]["name"]))
+            if side["feature"]["entity"] is not None:
+                _check_read(view, side["fingerprint"], stored.get(side["feature"]["name"]))
+        for name, fingerprint in _reads(view).items():
+            _check_read(view, fingerprint, stored.get(name))
         if _is_pinned(view):
             continue
         used = [(side["feature"]["model"], side["artifact"]) for side in sides]
@@ -42,6 +45,14 @@ def check_one_version(views: Iterable[Any], on_demand_views: Iterable[Any]) -> N
                 )
 
 
+def _reads(view: Any) -> dict[str, str]:
+    """Name -> fingerprint of the stored features that a network reads at request time; nothing for any other view."""
+    if view.tags.get("llmrec.kind") != "network" or not hasattr(view.feature_transformation.udf, "payload"):
+        return {}
+    reads: dict[str, str] = json.loads(view.feature_transformation.udf.payload)["bound"].get("reads", {})
+    return reads
+
+
 def _sides(view: Any) -> list[dict[str, Any]]:
     """Both bound declarations of a similarity; nothing for any other view."""
     if view.tags.get("llmrec.kind") != "similarity":
@@ -50,11 +61,11 @@ def _sides(view: Any) -> list[dict[str, Any]]:
     return [bound["left"], bound["right"]]
 
 
-def _check_side(view: Any, side: dict[str, Any], source: Any) -> None:
-    if side["feature"]["entity"] is None or source is None or side["fingerprint"] == source.tags[FINGERPRINT_TAG]:
+def _check_read(view: Any, fingerprint: str, source: Any) -> None:
+    if source is None or fingerprint == source.tags[FINGERPRINT_TAG]:
         return
     raise FingerprintMismatchError(
-        f"{view.name!r} compares vectors of {source.name!r} with fingerprint {side['fingerprint'][:16]}, but "
+        f"{view.name!r} reads values of {source.name!r} with fingerprint {fingerprint[:16]}, but "
         f"{source.tags[FINGERPRINT_TAG][:16]} is served. If a rollout is under way, it can be read after "
         "`llmrec rollout promote`. Else run `feast apply`."
     )

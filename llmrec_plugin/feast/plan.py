@@ -19,12 +19,13 @@ from feast import FeatureStore, FeatureView
 from feast.errors import FeatureViewNotFoundException
 from feast.repo_operations import parse_repo
 
-from llmrec_plugin.binding import BoundFeature, BoundTokens
+from llmrec_plugin.binding import BoundFeature, BoundNetwork, BoundTokens
 from llmrec_plugin.errors import InputError, UnknownNameError
 from llmrec_plugin.feast.engine import LLMComputeEngine, LLMComputeEngineConfig, value_bytes
 from llmrec_plugin.feast.jobs import Job, Written, count_lost, is_ours, open_job, select, states
 from llmrec_plugin.feast.versions import kept_by, read
 from llmrec_plugin.pipeline.assemble import assemble
+from llmrec_plugin.pipeline.networks import estimated_work
 from llmrec_plugin.pipeline.prompts import read_rows
 from llmrec_plugin.runtime.encoder import Encoder
 from llmrec_plugin.runtime.ledger import Entry, Key
@@ -205,23 +206,35 @@ class _Planner:
         fresh = {hash(text): text for text in found if hash(text) not in self._texts}
         self._texts |= fresh.keys()
         texts = list(fresh.values())
-        known = self._job.runner.cache.known((self._written or self._job.bound).encoding_fingerprint, texts)
+        known = self._job.runner.cache.known((self._written or self._computed).encoding_fingerprint, texts)
         for text in texts:
             if text not in known:
                 self._compute += 1
                 self._keep(text)
 
     def _read(self, rows: Rows) -> list[str]:
-        """What the model reads of the rows: texts, or the inputs of a prompt."""
+        """What the model reads of the rows: texts, the inputs of a prompt, or of a network."""
         if self._written is not None:
             return [key for key in read_rows(self._written.feature, rows.columns).keys if key is not None]
-        assert isinstance(self._job.bound, BoundFeature)
-        return [text for row in assemble(self._job.bound.feature, rows.columns).rows for text in row]
+        if isinstance(self._computed, BoundNetwork):
+            read = self._job.runner.read_network_rows(self._computed, rows.columns)
+            return [row for row in read.rows if row is not None]
+        return [text for row in assemble(self._computed.feature, rows.columns).rows for text in row]
+
+    @property
+    def _computed(self) -> BoundFeature | BoundNetwork:
+        """What takes the time, where nothing is written: of a network with an embedding feature, its encoder."""
+        bound = self._job.bound
+        assert not isinstance(bound, BoundTokens)
+        return bound.parts[0][1] if isinstance(bound, BoundNetwork) and bound.parts else bound
 
     @property
     def _written(self) -> BoundTokens | None:
         """What a model writes first, where one does; its time is nearly all."""
-        return self._job.bound if isinstance(self._job.bound, BoundTokens) else self._job.bound.of
+        bound = self._job.bound
+        if isinstance(bound, BoundNetwork):
+            return None
+        return bound if isinstance(bound, BoundTokens) else bound.of
 
     def _keep(self, text: str) -> None:
         """Reservoir sampling: every text has the same chance to be in the sample."""
@@ -235,6 +248,10 @@ class _Planner:
             new = self._written.feature.decoding.max_new_tokens
             counted = sum(len(key) // CHARACTERS_PER_TOKEN + new for key in self._sample)
             return round(counted * self._compute / len(self._sample))
+        if isinstance(self._computed, BoundNetwork):
+            inputs = self._computed.inputs
+            counted = sum(estimated_work(inputs, row) for row in self._sample)
+            return round(counted * self._compute / len(self._sample))
         counted = self._encoder.count_tokens(self._prefixed(self._sample), max_tokens=self._encoded.max_tokens)
         return round(counted * self._compute / len(self._sample))
 
@@ -242,7 +259,11 @@ class _Planner:
         """Time for `tokens` at the speed measured on some of the sample, and for writing the rows."""
         rows = self._states.total() - self._states["superseded"] - self._states["done"]
         return rows / ROWS_WRITTEN_PER_SECOND + (
-            self._writing_seconds() if self._written is not None else tokens / self._tokens_per_second()
+            self._writing_seconds()
+            if self._written is not None
+            else self._network_seconds(self._computed)
+            if isinstance(self._computed, BoundNetwork)
+            else tokens / self._tokens_per_second()
         )
 
     def _writing_seconds(self) -> float:
@@ -252,6 +273,15 @@ class _Planner:
         clock, done = time.perf_counter(), 0
         while done < len(order) and time.perf_counter() - clock < _CALIBRATION_SECONDS:
             done += len(self._job.runner.write(self._written, order[done : done + _WRITTEN_AT_A_TIME]))
+        return (time.perf_counter() - clock) / done * self._compute
+
+    def _network_seconds(self, bound: BoundNetwork) -> float:
+        network = self._job.runner.network(bound, "batch")
+        order = self._random.sample(self._sample, len(self._sample))
+        network.compute(order[:1])  # the first run of a session is slower
+        clock, done = time.perf_counter(), 0
+        while done < len(order) and time.perf_counter() - clock < _CALIBRATION_SECONDS:
+            done += len(network.compute(order[done : done + _CALIBRATION_TEXTS]))
         return (time.perf_counter() - clock) / done * self._compute
 
     def _tokens_per_second(self) -> float:
@@ -276,13 +306,13 @@ class _Planner:
 
     @property
     def _encoder(self) -> Encoder:
-        assert isinstance(self._job.bound, BoundFeature)
-        return self._job.runner.encoder(self._job.bound, "batch")
+        assert isinstance(self._computed, BoundFeature)
+        return self._job.runner.encoder(self._computed, "batch")
 
     @property
     def _encoded(self) -> TextFeature:
-        assert isinstance(self._job.bound, BoundFeature)
-        return self._job.bound.feature
+        assert isinstance(self._computed, BoundFeature)
+        return self._computed.feature
 
     def _prefixed(self, texts: Iterable[str]) -> list[str]:
         return [self._encoded.prefix + text for text in texts]

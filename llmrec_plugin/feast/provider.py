@@ -35,7 +35,7 @@ from llmrec_plugin.errors import InputError
 from llmrec_plugin.feast.jobs import open_target
 from llmrec_plugin.feast.views import SOURCE_TAG
 from llmrec_plugin.feast.writing import writing
-from llmrec_plugin.pipeline.packing import value_type
+from llmrec_plugin.pipeline.columns import output_fields
 from llmrec_plugin.runtime.ledger import Entry
 from llmrec_plugin.runtime.rawrows import digests, to_microseconds
 
@@ -82,7 +82,7 @@ class LLMRecProvider(PassthroughProvider):
         vectors = transform.transform_frame(frame, mode="push")
         # With its type stated: Feast refuses a column of nothing but nulls.
         feature = transform.bound.feature
-        vectors[feature.name] = vectors[feature.name].astype(pd.ArrowDtype(value_type(feature)))
+        vectors[feature.name] = vectors[feature.name].astype(pd.ArrowDtype(output_fields(feature)[0].type))
         rows = newest_rows(self._prep_rows_to_write_for_ingestion(view, vectors))
         with writing(self.repo_config.project):
             rows = self._not_older_than_stored(view, rows)

@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping, MutableMapping
+from collections.abc import Iterable, Mapping, MutableMapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import yaml
 from feast import Entity, FeatureView, OnDemandFeatureView, RequestSource
-from feast.types import Array, PrimitiveFeastType
 
 from llmrec_plugin.artifacts import ArtifactStore
-from llmrec_plugin.binding import BoundColumn, BoundFeature, BoundSimilarity, bind
+from llmrec_plugin.binding import BoundColumn, BoundNetwork, BoundSimilarity, BoundTokens, BoundVector, bind
 from llmrec_plugin.errors import ArtifactError, ColumnTypeError, DeclarationError, NameCollisionError, UnknownNameError
 from llmrec_plugin.feast.compatibility import unsuited_settings
 from llmrec_plugin.feast.patches import LLMBatchFeatureView
 from llmrec_plugin.feast.views import (
     batch_view,
     column_types,
+    described,
     on_demand_name,
     on_demand_view,
     request_source,
@@ -27,24 +28,17 @@ from llmrec_plugin.feast.views import (
 from llmrec_plugin.manager import load_catalogue
 from llmrec_plugin.registry import Provenance, Registered
 from llmrec_plugin.settings import load_settings
-from llmrec_plugin.specs import ColumnFeature, Feature, SimilarityFeature, TokenFeature
+from llmrec_plugin.specs import ColumnFeature, Feature, NetworkFeature, SimilarityFeature, TokenFeature
 
 logger = logging.getLogger(__name__)
 
 View: TypeAlias = FeatureView | OnDemandFeatureView
-_NUMBER_TYPES = {
-    PrimitiveFeastType.INT32,
-    PrimitiveFeastType.INT64,
-    PrimitiveFeastType.FLOAT32,
-    PrimitiveFeastType.FLOAT64,
-}
-_TEXT_TYPES = {PrimitiveFeastType.STRING, PrimitiveFeastType.BOOL, *_NUMBER_TYPES}
 
 
 def publish(
     namespace: MutableMapping[str, Any],
     *,
-    sources: Mapping[str, FeatureView] | None = None,
+    sources: Mapping[str, FeatureView | Sequence[FeatureView]] | None = None,
     include: Iterable[str] | None = None,
     exclude: Iterable[str] = (),
 ) -> dict[str, View]:
@@ -61,7 +55,8 @@ def publish(
     Args:
         namespace: The repo file's ``globals()``; entities and feature views are looked up in it, and the
             views are added under names that start with ``_llmrec_``.
-        sources: Feature name -> the view to read, where several would fit.
+        sources: Feature name -> the view to read, where several would fit. For a `NetworkFeature` without an entity:
+            the view, or views, whose columns it reads from the online store; what they lack is sent with a request.
         include: Publish only these features (and the sides of similarities among them).
         exclude: Do not publish these.
 
@@ -86,7 +81,7 @@ class _Publication:
     def __init__(
         self,
         namespace: Mapping[str, Any],
-        sources: dict[str, FeatureView],
+        sources: dict[str, FeatureView | Sequence[FeatureView]],
         include: Iterable[str] | None,
         exclude: Iterable[str],
     ) -> None:
@@ -104,7 +99,7 @@ class _Publication:
             raise UnknownNameError("feature", name, self._features)
         self._bound: dict[str, BoundColumn] = {}
         self._views: dict[str, View] = {}
-        self._requests: dict[str, RequestSource] = {}
+        self._sources_of: dict[str, list[FeatureView | RequestSource]] = {}
 
     def run(self) -> dict[str, View]:
         chosen = {
@@ -144,18 +139,49 @@ class _Publication:
         if feature.name in self._bound:
             return
         raw = None if feature.entity is None else self._raw_view(feature)
+        stored = self._stored_columns(feature)
         bound = bind(feature, self._store)
-        request = request_source(feature, raw)
-        views: dict[str, View] = {on_demand_name(feature): on_demand_view(bound, request, tags)}
+        if isinstance(bound, BoundNetwork) and stored:
+            reads = {name: self._bound[name].fingerprint for name in stored if name in self._bound}
+            bound = replace(bound, reads=tuple(sorted(reads.items())))
+        for view in (raw, *stored.values()):
+            if view is not None:
+                _check_types(bound, view)
+        request = request_source(bound, raw, stored)
+        sources = [*({view.name: view for view in stored.values()}.values()), *([request] if request else [])]
+        views: dict[str, View] = {on_demand_name(feature): on_demand_view(bound, sources, tags)}
         if raw is not None:
             entity = self._entities[str(feature.entity)]
             views[feature.name] = batch_view(bound, raw, entity, self._root, tags)
         self._add_views(feature, views)
         self._bound[feature.name] = bound
-        self._requests[feature.name] = request
+        self._sources_of[feature.name] = sources
+
+    def _stored_columns(self, feature: ColumnFeature) -> dict[str, FeatureView]:
+        """Column -> the view that stores it, of a network's feature of request time: columns need not all be sent.
+
+        It may name stored features as its columns, and columns of the views that ``sources`` gives for it.
+        """
+        if not isinstance(feature, NetworkFeature) or feature.entity is not None:
+            return {}
+        given = self._sources.get(feature.name, ())
+        views = [given] if isinstance(given, FeatureView) else list(given)
+        found: dict[str, FeatureView] = {
+            field.name: view for view in views for field in view.features if field.name in feature.columns
+        }
+        for column in feature.columns:
+            item = self._features.get(column)
+            if column in found or item is None or isinstance(item.declaration, SimilarityFeature):
+                continue
+            if item.declaration.entity is not None:
+                self._publish_column(item.declaration, {"llmrec.plugin": item.provenance.plugin})
+                view = self._views[column]
+                assert isinstance(view, FeatureView)
+                found[column] = view
+        return found
 
     def _publish_similarity(self, feature: SimilarityFeature, tags: dict[str, str]) -> None:
-        sides: list[BoundFeature] = []
+        sides: list[BoundVector] = []
         sources: list[FeatureView | RequestSource] = []
         for name in (feature.left, feature.right):
             if name not in self._features:
@@ -172,9 +198,10 @@ class _Publication:
                 )
             self._publish_column(side, {"llmrec.plugin": self._features[name].provenance.plugin})
             bound = self._bound[name]
-            assert isinstance(bound, BoundFeature)
+            assert not isinstance(bound, BoundTokens)
             sides.append(bound)
-            sources.append(self._requests[name] if side.entity is None else self._views[name])  # type: ignore[arg-type]
+            sources += self._sources_of[name] if side.entity is None else [self._views[name]]  # type: ignore[list-item]
+        sources = list({source.name: source for source in sources}.values())
         view = similarity_view(BoundSimilarity(feature, sides[0], sides[1]), sources, tags)
         self._add_views(feature, {feature.name: view})
 
@@ -190,6 +217,10 @@ class _Publication:
         if feature.entity not in self._entities:
             raise UnknownNameError("Feast entity in this module", str(feature.entity), self._entities)
         named = self._sources.get(feature.name)
+        if named is not None and not isinstance(named, FeatureView):
+            raise DeclarationError(
+                f"Feature {feature.name!r} has an entity, so it reads one view: sources={{{feature.name!r}: view}}."
+            )
         views = list(self._raw.values()) if named is None else [named]
         same_entity = [view for view in views if view.entities == [feature.entity]]
         fitting = [view for view in same_entity if set(feature.columns) <= {field.name for field in view.features}]
@@ -202,7 +233,6 @@ class _Publication:
                 f"one feature view with that entity and those columns, found {len(fitting)} among: {offers or 'none'}. "
                 f"Add the columns to a view's schema, or pass publish(globals(), sources={{{feature.name!r}: view}})."
             )
-        _check_types(feature, fitting[0])
         return fitting[0]
 
 
@@ -238,21 +268,14 @@ def _is_raw_view(item: object) -> bool:
     return isinstance(item, FeatureView) and not isinstance(item, LLMBatchFeatureView)
 
 
-def _check_types(feature: ColumnFeature, view: FeatureView) -> None:
-    types = {field.name: field.dtype for field in view.features}
-    for column, wanted in column_types(feature).items():
-        dtype = types.get(column)
-        is_list = isinstance(dtype, Array) and dtype.base_type == PrimitiveFeastType.STRING
-        if isinstance(wanted, Array):
-            fits, expected = is_list, "Array(String)"
-        elif wanted == PrimitiveFeastType.FLOAT64:
-            fits, expected = dtype in _NUMBER_TYPES, "a number"
-        else:
-            fits, expected = is_list or dtype in _TEXT_TYPES, "String, a number, Bool or Array(String)"
-        if dtype is not None and not fits:
+def _check_types(bound: BoundColumn, view: FeatureView) -> None:
+    given = {field.name: field.dtype for field in view.features}
+    for column, types in column_types(bound).items():
+        dtype = given.get(column)
+        if dtype is not None and dtype not in types:
             raise ColumnTypeError(
-                f"Feature {feature.name!r} reads column {column!r} of view {view.name!r}: expected {expected}, "
-                f"got {dtype}. Convert the column to text in its source, or read another one."
+                f"Feature {bound.feature.name!r} reads column {column!r} of view {view.name!r}: expected "
+                f"{described(types)}, got {dtype}. Convert the column in its source, or read another one."
             )
 
 

@@ -20,7 +20,7 @@ from feast.infra.online_stores.sqlite import SqliteOnlineStore
 from feast.protos.feast.types.EntityKey_pb2 import EntityKey
 from feast.type_map import feast_value_type_to_python_type
 
-from llmrec_plugin.binding import BoundFeature
+from llmrec_plugin.binding import BoundFeature, BoundNetwork, BoundVector
 from llmrec_plugin.errors import DeclarationError, InputError, OnlineStoreError, UnknownNameError
 from llmrec_plugin.feast.vectors import VectorSearch, by_entity_key, metric_of, query_vector, vector_column
 from llmrec_plugin.feast.views import on_demand_name
@@ -89,38 +89,32 @@ def _view(store: FeatureStore, name: str) -> Any:
         raise UnknownNameError("applied feature", name, [view.name for view in views if _bound(view)]) from None
 
 
-def _bound(view: Any) -> BoundFeature | None:
-    """The embedding feature behind a view; None for any other view."""
+def _bound(view: Any) -> BoundVector | None:
+    """The feature that gives the vectors of a view; None for any other view."""
     udf = getattr(getattr(view, "feature_transformation", None), "udf", None)
     bound = udf.bound if isinstance(udf, Transform) else None
+    if isinstance(bound, BoundNetwork):
+        return bound if bound.feature.dims is not None else None
     return bound if isinstance(bound, BoundFeature) else None
 
 
-def _space(bound: BoundFeature) -> str:
-    return bound.feature.vector_space(bound.artifact_id)
-
-
-def _check_space(bound: BoundFeature, other: BoundFeature | None, name: str) -> None:
+def _check_space(bound: BoundVector, other: BoundVector | None, name: str) -> None:
     if other is None:
         raise DeclarationError(f"{name!r} is no embedding feature, so it cannot give a query's vector.")
-    if _space(other) != _space(bound):
-        described = [
-            f"{side.feature.name!r} (model {side.feature.model!r}, artifact {side.artifact_id[:16]}, dims "
-            f"{side.feature.dims}, normalize {side.feature.normalize}, reduction {side.feature.reduction})"
-            for side in (other, bound)
-        ]
+    if other.vector_space != bound.vector_space:
         raise DeclarationError(
-            f"Queries of feature {described[0]} are not comparable with the vectors of {described[1]}: they lie in "
-            "different spaces. Declare both with the same model, dims, normalize and reduction."
+            f"Queries of feature {other} are not comparable with the vectors of {bound}: they lie in "
+            "different spaces. Declare both with the same model, dims, normalize and reduction; of networks, export "
+            "both from one training."
         )
 
 
-def _only_encoder(store: FeatureStore, bound: BoundFeature, query: str | Mapping[str, Any]) -> BoundFeature:
+def _only_encoder(store: FeatureStore, bound: BoundVector, query: str | Mapping[str, Any]) -> BoundVector:
     """The one feature without an entity that can read the query and gives vectors of the same space."""
     fitting = {}
     for view in store.registry.list_on_demand_feature_views(store.project, allow_cache=True):
         found = _bound(view)
-        if found is None or found.stored or _space(found) != _space(bound):
+        if found is None or found.stored or found.vector_space != bound.vector_space:
             continue
         if len(found.feature.columns) == 1 if isinstance(query, str) else set(found.feature.columns) == set(query):
             fitting[found.feature.name] = found
@@ -133,7 +127,7 @@ def _only_encoder(store: FeatureStore, bound: BoundFeature, query: str | Mapping
     return fitting.popitem()[1]
 
 
-def _encode(store: FeatureStore, encoder: BoundFeature | None, query: str | Mapping[str, Any]) -> list[float]:
+def _encode(store: FeatureStore, encoder: BoundVector | None, query: str | Mapping[str, Any]) -> list[float]:
     assert encoder is not None
     feature = encoder.feature
     if isinstance(query, str):
@@ -146,7 +140,7 @@ def _encode(store: FeatureStore, encoder: BoundFeature | None, query: str | Mapp
     name = on_demand_name(feature)
     [vector] = store.get_online_features([f"{name}:{name}"], [dict(query)]).to_dict()[name]
     if vector is None:
-        raise InputError(f"The query has no vector: feature {feature.name!r} found no text in {query!r:.200}.")
+        raise InputError(f"The query has no vector: feature {feature.name!r} found nothing to read in {query!r:.200}.")
     return vector
 
 

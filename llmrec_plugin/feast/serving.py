@@ -16,7 +16,7 @@ from feast.protos.feast.serving.ServingService_pb2 import FieldStatus, GetOnline
 from feast.type_map import feast_value_type_to_python_type
 from feast.types import Array, Bool, Float32, Float64, Int32, Int64
 
-from llmrec_plugin.binding import BoundFeature
+from llmrec_plugin.binding import BoundFeature, BoundNetwork
 from llmrec_plugin.errors import UnknownNameError
 from llmrec_plugin.feast.patches import FINGERPRINT_TAG
 from llmrec_plugin.serving import (
@@ -146,9 +146,9 @@ def _column(view: FeatureView | OnDemandFeatureView, feature: str, name: str) ->
     if field.dtype in _NUMBERS:
         return own
     transform = getattr(getattr(view, "feature_transformation", None), "udf", None)
-    if isinstance(transform, Transform) and isinstance(transform.bound, BoundFeature) and feature == view.name:
-        declared = transform.bound.feature
-        return dataclasses.replace(own, dims=declared.dims, storage=declared.storage, status=f"{name}_status")
+    bound = transform.bound if isinstance(transform, Transform) else None
+    if isinstance(bound, BoundFeature | BoundNetwork) and feature == view.name and (dims := bound.feature.dims):
+        return dataclasses.replace(own, dims=dims, storage=bound.feature.storage, status=f"{name}_status")
     if field.dtype == Array(Float32) and field.vector_length:
         return dataclasses.replace(own, dims=field.vector_length, storage="list")
     return None

@@ -15,11 +15,11 @@ from feast.protos.feast.types.EntityKey_pb2 import EntityKey
 from feast.protos.feast.types.Value_pb2 import FloatList, Int64List, StringList, Value
 
 from llmrec_plugin.errors import DeclarationError, FingerprintMismatchError, InputError
-from llmrec_plugin.pipeline.columns import plain_columns
+from llmrec_plugin.pipeline.columns import is_number, plain_columns
 from llmrec_plugin.pipeline.nearest import Block, nearest
 from llmrec_plugin.pipeline.outputs import ColumnType, columns_of_output
-from llmrec_plugin.pipeline.packing import stored_values
-from llmrec_plugin.specs import ColumnFeature, Metric, TextFeature, TokenFeature
+from llmrec_plugin.pipeline.packing import VectorFeature, stored_values
+from llmrec_plugin.specs import ColumnFeature, Metric, TokenFeature
 
 Hit: TypeAlias = tuple[datetime | None, EntityKey | None, dict[str, Value] | None]
 """Time, key and features of a row, one of them ``distance``, as Feast's stores return it."""
@@ -91,8 +91,9 @@ def list_head(length: int) -> bytes:
     return Value(float_list_val=FloatList(val=[0.0] * length)).SerializeToString()[: -4 * length]
 
 
-def vector_values(feature: TextFeature, vectors: Sequence[np.ndarray | None]) -> list[Value]:
+def vector_values(feature: VectorFeature, vectors: Sequence[np.ndarray | None]) -> list[Value]:
     """Feast's values of n vectors of (dims,) float32, as `feature` stores them; an empty one for None."""
+    assert feature.dims is not None
     head = list_head(feature.dims)
     return [
         Value()
@@ -106,6 +107,8 @@ def vector_values(feature: TextFeature, vectors: Sequence[np.ndarray | None]) ->
 
 def value_columns(feature: ColumnFeature, values: Sequence[Any]) -> dict[str, list[Value]]:
     """Feast's values of n values of `feature`, by column, without statuses; an empty one for None."""
+    if is_number(feature):
+        return {feature.name: _protos(values, "float")}
     if not isinstance(feature, TokenFeature):
         return {feature.name: vector_values(feature, values)}
     types = [kind for _, kind in columns_of_output(feature.output)]

@@ -3,26 +3,35 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Collection
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from feast import Entity, FeatureView, Field, FileSource, OnDemandFeatureView, RequestSource
 from feast.data_format import ParquetFormat
 from feast.data_source import DataSource
 from feast.protos.feast.core.DataSource_pb2 import DataSource as DataSourceProto
 from feast.transformation.python_transformation import PythonTransformation
-from feast.types import Array, Bytes, FeastType, Float32, Float64, Int64, String, from_value_type
+from feast.types import Array, Bool, Bytes, FeastType, Float32, Float64, Int32, Int64, String, from_value_type
 from feast.value_type import ValueType
 from google.protobuf.json_format import MessageToDict
 
-from llmrec_plugin.binding import Bound, BoundColumn, BoundSimilarity, to_values
+from llmrec_plugin.binding import Bound, BoundColumn, BoundNetwork, BoundSimilarity, to_values
 from llmrec_plugin.errors import DeclarationError
 from llmrec_plugin.feast.patches import FINGERPRINT_TAG, LLMBatchFeatureView
 from llmrec_plugin.feast.training import TrainingSource, project_name
 from llmrec_plugin.feast.vectors import FEAST_METRICS
 from llmrec_plugin.pipeline.outputs import ColumnType, columns_of_output
-from llmrec_plugin.specs import ColumnFeature, GeneratedEmbeddingFeature, HistoryEmbeddingFeature, TokenFeature
+from llmrec_plugin.specs import (
+    ColumnFeature,
+    GeneratedEmbeddingFeature,
+    HistoryEmbeddingFeature,
+    NetworkFeature,
+    TextFeature,
+    TokenFeature,
+)
+from llmrec_plugin.specs.networks import columns_of_source
 from llmrec_plugin.transform import Transform, source
 
 # Name of the view that a batch view reads, by which a push finds the vectors it must compute.
@@ -117,36 +126,83 @@ def _raw_rows(source: DataSource) -> dict[str, Any] | None:
     return None
 
 
-def request_source(feature: ColumnFeature, raw: FeatureView | None) -> RequestSource:
-    """The feature's columns, sent with a request, typed as in `raw` if there is one.
+def request_source(bound: BoundColumn, raw: FeatureView | None, stored: Collection[str] = ()) -> RequestSource | None:
+    """The feature's columns but the `stored` ones, sent with a request, typed as in `raw` if there is one.
 
     Feast refuses an empty list in a request; send None, or nothing but blank texts, for an empty history.
     """
-    defaults = column_types(feature)
+    feature = bound.feature
+    defaults = {column: types[0] for column, types in column_types(bound).items()}
     types = {field.name: field.dtype for field in raw.features} if raw else {}
-    return RequestSource(
-        name=f"{feature.name}_request",
-        schema=[Field(name=column, dtype=types.get(column, defaults[column])) for column in feature.columns],
+    sent = [column for column in feature.columns if column not in stored]
+    schema = [Field(name=column, dtype=types.get(column, defaults[column])) for column in sent]
+    return RequestSource(name=f"{feature.name}_request", schema=schema) if schema else None
+
+
+Types: TypeAlias = tuple[FeastType, ...]
+
+_NUMBERS: Types = (Float64, Float32, Int64, Int32)
+_STRINGS: Types = (Array(String),)
+_TEXT: Types = (String, *_NUMBERS, Bool, *_STRINGS)
+_KEY: Types = (String, Int64, Int32)
+_VECTOR: Types = (Array(Float32), Array(Float64), Bytes)
+_INPUT_TYPES: dict[str, Types] = {
+    "id": _KEY,
+    "id_sequence": (*_STRINGS, Array(Int64), Array(Int32)),
+    "number": _NUMBERS,
+    "vector": _VECTOR,
+    "vector_sequence": _VECTOR,
+    "tokens": _TEXT,
+    "image": (Bytes,),
+}
+
+
+def described(types: Types) -> str:
+    """The types for messages, e.g. ``String, a number or Array(String)``."""
+    names = list(
+        dict.fromkeys("a number" if set(_NUMBERS) <= set(types) and kind in _NUMBERS else str(kind) for kind in types)
     )
+    return " or ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
 
 
-def column_types(feature: ColumnFeature) -> dict[str, FeastType]:
-    """The types that the columns of a feature are expected to have; text columns may hold what reads as text, too."""
+def column_types(bound: BoundColumn) -> dict[str, Types]:
+    """The types that each column of a feature may have, first the one that it has in a request of its own."""
+    if isinstance(bound, BoundNetwork):
+        kinds = {item.name: item.kind for item in bound.inputs}
+        found: dict[str, Types] = {}
+        for name, source in bound.feature.inputs:
+            wanted = _types_of(source) if not isinstance(source, str) else {}
+            wanted |= dict.fromkeys(columns_of_source(source), _INPUT_TYPES[kinds[name]]) if not wanted else {}
+            for column, types in wanted.items():
+                found[column] = tuple(kind for kind in found.get(column, types) if kind in types)
+        none = next((column for column, types in found.items() if not types), None)
+        if none is not None:
+            raise DeclarationError(
+                f"Feature {bound.feature.name!r} reads column {none!r} for inputs of different kinds, and no type fits "
+                "both. Read two columns."
+            )
+        return found
+    return _types_of(bound.feature)
+
+
+def _types_of(feature: TextFeature | TokenFeature) -> dict[str, Types]:
     if isinstance(feature, GeneratedEmbeddingFeature):
-        return column_types(feature.of)
+        return _types_of(feature.of)
     if isinstance(feature, HistoryEmbeddingFeature):
-        return {feature.events: Array(String)}
+        return {feature.events: _STRINGS}
     if not isinstance(feature, TokenFeature) or feature.prompt is None:
-        return dict.fromkeys(feature.columns, String)
+        return dict.fromkeys(feature.columns, _TEXT)
     renamed = dict(feature.columns_of)
-    types: dict[str, FeastType] = {"text": String, "list": Array(String), "number": Float64}
+    types: dict[str, Types] = {"text": _TEXT, "list": _STRINGS, "number": _NUMBERS}
     return {renamed.get(slot.name, slot.name): types[slot.type] for slot in feature.prompt.slots}
 
 
-def on_demand_view(bound: BoundColumn, request: RequestSource, tags: dict[str, str]) -> OnDemandFeatureView:
-    """The view that computes the value of what is sent with the request."""
+def on_demand_view(
+    bound: BoundColumn, sources: list[FeatureView | RequestSource], tags: dict[str, str]
+) -> OnDemandFeatureView:
+    """The view that computes the value of what is sent with the request, and of what is stored."""
     name = on_demand_name(bound.feature)
-    return _on_demand(name, bound, [request], _output_fields(name, bound.feature, stored=False), tags)
+    return _on_demand(name, bound, sources, _output_fields(name, bound.feature, stored=False), tags)
 
 
 def similarity_view(
@@ -182,11 +238,14 @@ def _output_fields(name: str, feature: ColumnFeature, *, stored: bool) -> list[F
         ]
         return [*fields, *([Field(name=f"{name}_status", dtype=String)] if feature.status else [])]
     index: dict[str, Any] = {}
+    if isinstance(feature, NetworkFeature) and feature.metric is None:  # a number
+        fields = [Field(name=name, dtype=Float32, **described)]
+        return [*fields, *([Field(name=f"{name}_status", dtype=String)] if feature.status else [])]
     if stored and feature.storage == "list":
         index = {
             "vector_index": True,
             "vector_length": feature.dims,
-            "vector_search_metric": FEAST_METRICS[feature.metric],
+            "vector_search_metric": FEAST_METRICS[feature.metric],  # type: ignore[index]
         }
     fields = [Field(name=name, dtype=Array(Float32) if feature.storage == "list" else Bytes, **described, **index)]
     if feature.status:

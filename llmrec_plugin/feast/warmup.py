@@ -19,6 +19,7 @@ from llmrec_plugin.binding import BoundColumn, BoundSimilarity
 from llmrec_plugin.errors import LLMRecError
 from llmrec_plugin.runtime.runner import runner_for
 from llmrec_plugin.settings import load_settings
+from llmrec_plugin.specs import digest
 from llmrec_plugin.transform import Transform
 
 logger = logging.getLogger(__name__)
@@ -83,5 +84,6 @@ def _computed_on_demand(store: FeatureStore) -> list[BoundColumn]:
             sides: list[BoundColumn] = [side for side in (bound.left, bound.right) if not side.stored]
         else:
             sides = [bound]
-        found |= {side.encoding_fingerprint: side for side in sides}
+        # Two features of one network may be computed from vectors of different encoders.
+        found |= {digest([side.encoding_fingerprint, side.artifacts]): side for side in sides}
     return list(found.values())

@@ -4,6 +4,7 @@ embedding            name: vector                          name_status
 tags                 name: list of strings   name_ids   name_scores   name_status
 choice, text, json   name: string                          name_status
 scores               name: float, or list of floats        name_status
+network              name: vector, or float                name_status
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import numpy as np
 
 from llmrec_plugin.pipeline.outputs import ColumnType, columns_of_output
 from llmrec_plugin.pipeline.packing import stored_values, value_array, value_type
-from llmrec_plugin.specs import ColumnFeature, Tags, TokenFeature
+from llmrec_plugin.specs import ColumnFeature, NetworkFeature, Tags, TokenFeature
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -46,8 +47,13 @@ class Written(NamedTuple):
         return cls(tuple(value) if isinstance(value, list) else value, tuple(ids), tuple(scores))
 
 
-Value: TypeAlias = np.ndarray | Written | None
-"""A row's value: a (dims,) float32 vector or what a model wrote."""
+Value: TypeAlias = np.ndarray | Written | float | None
+"""A row's value: a (dims,) float32 vector, what a model wrote, or a network's number."""
+
+
+def is_number(feature: ColumnFeature) -> bool:
+    """Whether each value is one number of a network."""
+    return isinstance(feature, NetworkFeature) and feature.dims is None
 
 
 def output_fields(feature: ColumnFeature) -> list[pa.Field]:
@@ -55,6 +61,8 @@ def output_fields(feature: ColumnFeature) -> list[pa.Field]:
     import pyarrow as pa  # a ranker that fetches over HTTP does without
 
     status = [pa.field(feature.status_name, pa.string())] if feature.status else []
+    if is_number(feature):
+        return [pa.field(feature.name, pa.float32()), *status]
     if not isinstance(feature, TokenFeature):
         return [pa.field(feature.name, value_type(feature)), *status]
     columns = columns_of_output(feature.output)
@@ -66,6 +74,8 @@ def output_arrays(feature: ColumnFeature, values: Sequence[Value], statuses: Seq
     import pyarrow as pa
 
     status = [pa.array(statuses, pa.string())] if feature.status else []
+    if is_number(feature):
+        return [pa.array(values, pa.float32()), *status]
     if not isinstance(feature, TokenFeature):
         return [value_array(feature, values), *status]  # type: ignore[arg-type]
     cells = plain_columns(feature, values)
@@ -75,6 +85,8 @@ def output_arrays(feature: ColumnFeature, values: Sequence[Value], statuses: Seq
 
 def plain_columns(feature: ColumnFeature, values: Sequence[Value]) -> dict[str, list[Any]]:
     """n values by column, statuses apart: vectors, bytes, tuples of strings or numbers, strings, numbers or None."""
+    if is_number(feature):
+        return {feature.name: list(values)}
     if not isinstance(feature, TokenFeature):
         return {feature.name: stored_values(feature, values)}  # type: ignore[arg-type]
     cells: dict[str, list[Any]] = {}

@@ -10,15 +10,18 @@ Packing costs a reader one copy per vector; ``Array(Float32)`` costs a conversio
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
 from llmrec_plugin.errors import FingerprintMismatchError
-from llmrec_plugin.specs import Storage, TextFeature
+from llmrec_plugin.specs import NetworkFeature, Storage, TextFeature
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+VectorFeature: TypeAlias = TextFeature | NetworkFeature
+"""What gives vectors; a network's `dims` must not be None."""
 
 _SCALE_BYTES = 4
 
@@ -58,7 +61,7 @@ def unpack(values: Sequence[bytes], storage: Storage, dims: int, *, owner: str =
     return data.view({"float32": "<f4", "float16": "<f2"}[storage]).astype(np.float32)
 
 
-def stored_values(feature: TextFeature, vectors: Sequence[np.ndarray | None]) -> list[np.ndarray | bytes | None]:
+def stored_values(feature: VectorFeature, vectors: Sequence[np.ndarray | None]) -> list[np.ndarray | bytes | None]:
     """The vectors as `feature` stores them: unchanged, or packed."""
     if feature.storage == "list":
         return list(vectors)
@@ -67,19 +70,20 @@ def stored_values(feature: TextFeature, vectors: Sequence[np.ndarray | None]) ->
     return [None if vector is None else next(packed) for vector in vectors]
 
 
-def value_type(feature: TextFeature) -> pa.DataType:
+def value_type(feature: VectorFeature) -> pa.DataType:
     """Arrow type of the feature's column."""
     import pyarrow as pa  # a ranker that fetches over HTTP does without
 
     return pa.list_(pa.float32()) if feature.storage == "list" else pa.binary()
 
 
-def value_array(feature: TextFeature, vectors: Sequence[np.ndarray | None]) -> pa.Array:
+def value_array(feature: VectorFeature, vectors: Sequence[np.ndarray | None]) -> pa.Array:
     """n vectors of (dims,) float32, or None, as the arrow column that `feature` stores."""
     import pyarrow as pa
 
     if feature.storage != "list":
         return pa.array(stored_values(feature, vectors), pa.binary())
+    assert feature.dims is not None
     present = np.array([vector is not None for vector in vectors], dtype=bool)
     offsets = np.concatenate([[0], np.cumsum(present * feature.dims)]).astype(np.int32)
     values = np.concatenate([vector for vector in vectors if vector is not None] or [np.empty(0, np.float32)])

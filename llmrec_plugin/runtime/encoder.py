@@ -12,7 +12,7 @@ import numpy as np
 
 from llmrec_plugin import artifacts
 from llmrec_plugin.artifacts import Artifact
-from llmrec_plugin.errors import ArtifactCorruptError, ArtifactMismatchError, ParityError
+from llmrec_plugin.errors import ArtifactCorruptError, ParityError
 from llmrec_plugin.inference import Batch, Placement, Profile, Session
 from llmrec_plugin.pipeline.batching import pad, plan_batches
 from llmrec_plugin.pipeline.cutting import cut
@@ -20,6 +20,7 @@ from llmrec_plugin.runtime.calibration import Opened, calibrate_batches, calibra
 from llmrec_plugin.runtime.overlap import ahead
 from llmrec_plugin.runtime.placements import PlacementStore, placement_key
 from llmrec_plugin.runtime.runtimes import choose_runtime, open_session
+from llmrec_plugin.runtime.tokenizing import load_tokenizer
 from llmrec_plugin.settings import Settings
 
 if TYPE_CHECKING:
@@ -219,18 +220,12 @@ class Encoder:
         # Truncation is state of a tokenizer, so each length has its own copy; two threads never change one.
         with self._lock:
             if max_tokens not in self._tokenizers:
-                from tokenizers import Tokenizer
-
-                tokenizer = Tokenizer.from_file(str(self.artifact.path(artifacts.TOKENIZER)))
-                tokenizer.no_padding()
-                special = tokenizer.num_special_tokens_to_add(False)
-                if max_tokens <= special:
-                    raise ArtifactMismatchError(
-                        f"Model {self.artifact.manifest.model!r} adds {special} special tokens to every text, so "
-                        f"max_tokens={max_tokens} leaves no room for it. Declare at least {special + 1}."
-                    )
-                tokenizer.enable_truncation(min(max_tokens, self.artifact.manifest.max_tokens))
-                self._tokenizers[max_tokens] = tokenizer
+                manifest = self.artifact.manifest
+                self._tokenizers[max_tokens] = load_tokenizer(
+                    self.artifact.path(artifacts.TOKENIZER),
+                    min(max_tokens, manifest.max_tokens),
+                    f"Model {manifest.model!r}",
+                )
             return self._tokenizers[max_tokens]
 
     def _check_golden_texts(self, opened: Opened) -> None:

@@ -1,6 +1,7 @@
 """Rows -> values of a bound feature: assemble, look up, compute what is missing, post-process.
 
-Vectors are computed here; what a model writes, by `llmrec_plugin.runtime.writer`.
+Vectors of texts are computed here; what a model writes, by `llmrec_plugin.runtime.writer`; values of networks over
+columns by `llmrec_plugin.runtime.networks`.
 """
 
 from __future__ import annotations
@@ -20,19 +21,22 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from llmrec_plugin.artifacts import Artifact, ArtifactStore
-from llmrec_plugin.binding import BoundColumn, BoundFeature, BoundTokens
+from llmrec_plugin.binding import BoundColumn, BoundFeature, BoundNetwork, BoundTokens
 from llmrec_plugin.inference import Profile
 from llmrec_plugin.pipeline.assemble import Assembled, assemble, clean
 from llmrec_plugin.pipeline.columns import Value, Written, as_text, fallback_of
+from llmrec_plugin.pipeline.networks import Rows, Vocabularies, estimated_work
+from llmrec_plugin.pipeline.networks import read_rows as read_network_rows
 from llmrec_plugin.pipeline.postprocess import combine, finish
 from llmrec_plugin.pipeline.prompts import read_rows
 from llmrec_plugin.runtime.cache import RunReport, ValueCache
 from llmrec_plugin.runtime.counts import RequestCounts
 from llmrec_plugin.runtime.encoder import Encoder
 from llmrec_plugin.runtime.microbatch import MicroBatcher, Prepared
+from llmrec_plugin.runtime.networks import ROWS_PER_CALL, WORK_PER_BATCH, LoadedNetwork, Result, read_vocabularies
 from llmrec_plugin.runtime.writer import KEYS_PER_CALL, Outcome, Writer
 from llmrec_plugin.settings import Settings
-from llmrec_plugin.specs import OnEmpty, TextFeature
+from llmrec_plugin.specs import NetworkFeature, OnEmpty, TextFeature
 
 logger = logging.getLogger(__name__)
 
@@ -40,6 +44,7 @@ Mode = Literal["batch", "on_demand", "historical", "push"]
 _REQUESTS: tuple[Mode, ...] = ("on_demand", "push")  # few rows and somebody waits: no progress bar, no report kept
 Status = Literal["ok", "cached", "empty", "invalid", "fallback"]
 
+_COUNTS_OF_PARTS = ("texts", "cached", "computed", "tokens")
 WRITING_TOKENS = 16_384
 """Tokens, read and written, of the requests that a generator takes at a time."""
 CHARACTERS_PER_TOKEN = 4
@@ -50,7 +55,7 @@ class Computed(NamedTuple):
     """The values of n rows, in their order.
 
     Attributes:
-        values: Per row a (dims,) float32 vector, what a model wrote, or None.
+        values: Per row a (dims,) float32 vector, what a model wrote, a network's number, or None.
         statuses: Per row why its value is what it is.
         report: What computing them took.
         invalid: Row number -> why the row has no value: it could not be read, or what the model gave is not valid.
@@ -85,9 +90,12 @@ class Runner:
         self._settings = settings
         self.requests = RequestCounts()
         self._encoders: dict[tuple[str, Profile], Encoder] = {}
+        self._networks: dict[tuple[str, Profile], LoadedNetwork] = {}
+        self._vocabularies: dict[str, Vocabularies] = {}
         self._loading: defaultdict[tuple[str, Profile], threading.Lock] = defaultdict(threading.Lock)
         self._batchers: dict[str, MicroBatcher[np.ndarray]] = {}
         self._writing_batchers: dict[str, MicroBatcher[Outcome]] = {}
+        self._network_batchers: dict[str, MicroBatcher[Result]] = {}
         self._lock = threading.Lock()
         self._writer = Writer(settings, self.store, self.cache, self._loaded)
 
@@ -120,6 +128,8 @@ class Runner:
         called = clock if called is None else called
         if isinstance(bound, BoundTokens):
             computed = self._write_rows(bound, columns, mode, called, quiet=quiet)
+        elif isinstance(bound, BoundNetwork):
+            computed = self._run_rows(bound, columns, mode, called, quiet=quiet)
         elif bound.of is None:
             computed = self._embed_rows(bound, assemble(bound.feature, columns), mode, called, quiet=quiet)
         else:
@@ -204,6 +214,132 @@ class Runner:
         report = _report(bound, mode, statuses, texts=len(keys), cached=len(cached), computed=computed)
         return Computed(values, statuses, report, invalid, unanswered)
 
+    def _run_rows(
+        self, bound: BoundNetwork, columns: Mapping[str, Sequence[Any]], mode: Mode, called: float, *, quiet: bool
+    ) -> Computed:
+        feature = bound.feature
+        parts = {
+            name: self._embed_rows(part, assemble(part.feature, columns), mode, called, quiet=quiet)
+            for name, part in bound.timed_parts
+        }
+        read = self.read_network_rows(bound, columns, parts)
+        late = {n for part in parts.values() for n, status in enumerate(part.statuses) if status == "fallback"}
+        rows: list[str] = list(dict.fromkeys(row for row in read.rows if row is not None))
+        found = self.cache.get_many(bound.encoding_fingerprint, rows) if rows else {}
+        results: dict[str, Result] = {row: Result(value) for row, value in found.items()}
+        missing = [row for row in rows if row not in results]
+        if missing and mode == "on_demand":
+            results |= self._run_together(bound, missing, called)
+        elif missing:
+            results |= self._run(bound, missing, mode, quiet=quiet)
+
+        values: list[Value] = []
+        statuses: list[Status] = []
+        invalid = dict(read.invalid)
+        for number, row in enumerate(read.rows):
+            result = None if row is None else results.get(row)
+            if result is not None and result.value is not None:
+                values.append(result.value if feature.dims is not None else float(result.value[0]))
+                statuses.append("ok")
+            elif number in invalid or result is not None:
+                values.append(None)
+                statuses.append("invalid")
+                invalid.setdefault(number, result.reason if result is not None else "")
+            elif row is not None or number in late:
+                values.append(_stand_in(feature, feature.on_deadline))
+                statuses.append("fallback")
+            else:
+                values.append(_stand_in(feature, feature.on_empty))
+                statuses.append("empty")
+        report = _report(bound, mode, statuses, texts=len(rows), cached=len(found), computed=len(results) - len(found))
+        for part in parts.values():
+            counts = {name: getattr(report, name) + getattr(part.report, name) for name in _COUNTS_OF_PARTS}
+            report = replace(report, **counts)
+        return Computed(values, statuses, replace(report, invalid=len(invalid)), invalid)
+
+    def read_network_rows(
+        self,
+        bound: BoundNetwork,
+        columns: Mapping[str, Sequence[Any]],
+        parts: Mapping[str, Computed] = MappingProxyType({}),
+    ) -> Rows:
+        """What rows bring into a network; a row with one of the `parts` late or invalid brings in nothing."""
+        vectors = {
+            name: [
+                None if status == "fallback" else value
+                for value, status in zip(part.values, part.statuses, strict=True)
+            ]
+            for name, part in parts.items()
+        }
+        sources, vocabularies = dict(bound.feature.inputs), self._vocabularies_of(bound)
+        read = read_network_rows(bound.feature.name, bound.inputs, sources, columns, vocabularies, vectors)  # type: ignore[arg-type]
+        invalid = dict(read.invalid)
+        for part in parts.values():
+            invalid |= part.invalid
+        return Rows(read.rows, invalid)
+
+    def _run(self, bound: BoundNetwork, rows: list[str], mode: Mode, *, quiet: bool) -> dict[str, Result]:
+        """The results of rows; each part is kept before the next begins."""
+        network = self.network(bound, "online" if mode in _REQUESTS else "batch")
+        results: dict[str, Result] = {}
+        chunks = _chunks(rows, ROWS_PER_CALL)
+        show = self._settings.progress and mode not in _REQUESTS and not quiet
+        for chunk in _with_bar(chunks, len(rows), bound.feature.name) if show else chunks:
+            done = dict(zip(chunk, network.compute(chunk), strict=True))
+            self._keep_results(bound, done)
+            results |= done
+        return results
+
+    def _run_together(self, bound: BoundNetwork, rows: list[str], called: float) -> dict[str, Result]:
+        """The results that are there in time; what is late is computed and kept all the same."""
+        allowed = bound.feature.deadline_ms
+        ready = self._network_batcher(bound).encode(rows, None if allowed is None else called + allowed / 1000)
+        return {row: result for row, result in ready.items() if result is not None}
+
+    def _keep_results(self, bound: BoundNetwork, results: Mapping[str, Result]) -> None:
+        valid = {row: result.value for row, result in results.items() if result.value is not None}
+        if valid:
+            self.cache.put_many(bound.encoding_fingerprint, valid)
+
+    def _network_batcher(self, bound: BoundNetwork) -> MicroBatcher[Result]:
+        key = bound.encoding_fingerprint
+
+        def prepare() -> Prepared[Result]:
+            return Prepared(self.network(bound, "online").compute, WORK_PER_BATCH)
+
+        with self._lock:
+            if key not in self._network_batchers:
+                self._network_batchers[key] = MicroBatcher(
+                    bound.feature.name,
+                    prepare,
+                    keep=lambda results: self._keep_results(bound, results),
+                    count_tokens=lambda row: estimated_work(bound.inputs, row),
+                )
+            return self._network_batchers[key]
+
+    def network(self, bound: BoundNetwork, profile: Profile) -> LoadedNetwork:
+        """The network of a feature, loaded when it is first asked for.
+
+        Raises:
+            ArtifactError: The network is missing, damaged, or not what the feature declares.
+        """
+        key = (bound.artifact_id, profile)
+        with self._lock:
+            loading = self._loading[key]
+        with loading:
+            if key not in self._networks:
+                artifact = self.store.get_network(bound.feature.model, bound.artifact_id)
+                artifact.check_fits(bound.feature)
+                self._networks[key] = LoadedNetwork(artifact, self._settings, profile)
+            return self._networks[key]
+
+    def _vocabularies_of(self, bound: BoundNetwork) -> Vocabularies:
+        """The vocabularies alone: rows whose values are cached need no graph."""
+        if bound.artifact_id not in self._vocabularies:
+            artifact = self.store.get_network(bound.feature.model, bound.artifact_id)
+            self._vocabularies[bound.artifact_id] = read_vocabularies(artifact)
+        return self._vocabularies[bound.artifact_id]
+
     def _write(self, bound: BoundTokens, keys: list[str], mode: Mode, *, quiet: bool) -> dict[str, Outcome]:
         """The outcomes of keys; each part is kept before the next begins."""
         outcomes: dict[str, Outcome] = {}
@@ -249,6 +385,13 @@ class Runner:
         Raises:
             ArtifactError: The model is missing, damaged, or not what the feature declares.
         """
+        if isinstance(bound, BoundNetwork):
+            for _, part in bound.parts:
+                self.load(part)
+            self.network(bound, "online")
+            self._vocabularies_of(bound)
+            self.cache.size()
+            return
         tokens = bound if isinstance(bound, BoundTokens) else bound.of
         if tokens is not None:
             self._writer.load(tokens, "online")
@@ -262,6 +405,8 @@ class Runner:
             embedding.drain()
         for writing in list(self._writing_batchers.values()):
             writing.drain()
+        for running in list(self._network_batchers.values()):
+            running.drain()
 
     def record(self, report: RunReport) -> None:
         """Keeps the report of a finished run and, where progress is shown, prints it."""
@@ -364,8 +509,10 @@ class Runner:
             )  # fmt: skip
 
 
-def _stand_in(feature: TextFeature, kind: OnEmpty) -> np.ndarray | None:
-    return None if kind == "null" else np.zeros(feature.dims, dtype=np.float32)
+def _stand_in(feature: TextFeature | NetworkFeature, kind: OnEmpty) -> np.ndarray | float | None:
+    if kind == "null":
+        return None
+    return 0.0 if feature.dims is None else np.zeros(feature.dims, dtype=np.float32)
 
 
 def _texts(bound: BoundFeature, written: Computed) -> Assembled:

@@ -31,7 +31,6 @@ from llmrec_plugin.specs.models import (
     GeneratorTask,
     LabelModel,
     Metric,
-    Model,
     Pooling,
     Precision,
     Rotation,
@@ -40,10 +39,12 @@ from llmrec_plugin.specs.networks import NetworkFeature, NetworkModel
 from llmrec_plugin.specs.prompts import Prompt, Slot
 from llmrec_plugin.specs.tokens import Choice, Decoding, Json, Output, Scores, ShortText, Tags, TokenFeature
 
-ColumnFeature: TypeAlias = TextFeature | TokenFeature
+Model: TypeAlias = EncoderModel | GeneratorModel | LabelModel | NetworkModel
+
+ColumnFeature: TypeAlias = TextFeature | TokenFeature | NetworkFeature
 """What has a batch view: a column computed from the columns of a row."""
 
-Feature: TypeAlias = TextFeature | TokenFeature | SimilarityFeature
+Feature: TypeAlias = TextFeature | TokenFeature | NetworkFeature | SimilarityFeature
 
 _KINDS: dict[str, type] = {cls.kind: cls for cls in get_args(Feature)}
 

@@ -155,6 +155,3 @@ class LabelModel:
         owner = f"model {self.name!r}"
         check_model_name(self.encoder)
         check_source(owner, self.head)
-
-
-Model: TypeAlias = EncoderModel | GeneratorModel | LabelModel

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, TypeAlias, get_args
 
 from llmrec_plugin.errors import DeclarationError
@@ -70,10 +70,11 @@ class NetworkFeature:
             as one of a session or of a pair.
         model: Name of the network.
         inputs: Input of the network -> what it is read from: a column's name; for a text, a template such as
-            ``"{title}. {plot}"``; for a vector, also an embedding feature, which need not be published itself.
+            ``"{title}. {plot}"``; for a vector, also an embedding feature, which need not be published itself. Where
+            `entity` is None a column may be a stored feature's name: it is then read from the online store.
         dims: Length of the vector; None for one number (``Float32``).
         metric: The similarity these vectors are meant for; None for a number.
-        space: Must equal the artifact's space where the vectors are compared with those of another network.
+        space: The space that the artifact must have, see `llmrec_plugin.networks.Network`; empty: whatever it has.
         on_empty: What a row without input gives: ``"null"``, or ``"zeros"`` (a number: 0).
         storage: How Feast holds a vector, as in `EmbeddingFeature`; numbers are ``Float32``.
         status: Whether the views have a second column ``<name>_status``, as in `EmbeddingFeature`.
@@ -135,9 +136,23 @@ class NetworkFeature:
         """Input and embedding feature, for the inputs that are computed."""
         return tuple((name, source) for name, source in self.inputs if not isinstance(source, str))
 
+    def encoding_fingerprint(self, artifact_id: str) -> str:
+        """Covers what maps one row's inputs, computed ones included, to its value; the cache key of that value."""
+        return digest([PIPELINE_VERSION, self.kind, artifact_id])
+
+    def vector_space(self, artifact_id: str, space: str) -> str:
+        """Equal for two features whose vectors may be compared with each other.
+
+        Args:
+            artifact_id: Of the network.
+            space: The artifact's, see `llmrec_plugin.networks.Network`.
+        """
+        return digest([PIPELINE_VERSION, self.kind, space or artifact_id, self.dims])
+
     def fingerprint(self, artifact_id: str) -> str:
-        """Covers everything that changes the values but the encoders of `parts`; 64 hex digits."""
+        """Covers everything that changes the values but `parts`, whose fingerprints join it; 64 hex digits."""
         spec = {key: value for key, value in to_spec(self).items() if key not in self._LABELS}
+        spec["inputs"] = [pair for pair in self.inputs if isinstance(pair[1], str)]
         return digest([PIPELINE_VERSION, artifact_id, spec])
 
 
@@ -160,8 +175,9 @@ def _checked_inputs(owner: str, value: object) -> tuple[tuple[str, InputSource],
                 raise DeclarationError(f"{owner}: input {name!r} must name a column or a template, got {source!r}.")
             checked.append((str(name), source))
         else:
-            field = f"inputs[{name!r}]"
-            checked.append((str(name), rebuilt(owner, field, source, EmbeddingFeature, HistoryEmbeddingFeature)))
+            part = rebuilt(owner, f"inputs[{name!r}]", source, EmbeddingFeature, HistoryEmbeddingFeature)
+            # For people, of a view of its own; a change of it is no change of this feature.
+            checked.append((str(name), replace(part, description="")))
     if not checked or not all(name.isidentifier() for name, _ in checked):
         raise DeclarationError(f"{owner}: inputs must map the network's inputs to columns, got {value!r}.")
     return tuple(sorted(checked, key=lambda pair: pair[0]))

@@ -178,7 +178,7 @@ query_item_similarity = SimilarityFeature(
     name="query_item_similarity", left="query_embedding", right="item_text_embedding", metric="cosine"
 )
 {extra}
-llm = publish(globals())
+llm = publish(globals(){publish})
 """
 
 CONFIGURATION = """
@@ -230,6 +230,7 @@ class Repo:
         description: str = "",
         fields: str = "",
         extra: str = "",
+        publish: str = "",
     ) -> None:
         """Writes the repo's feature file."""
         text = FEATURES.format(
@@ -242,6 +243,7 @@ class Repo:
             description=description,
             fields=fields,
             extra=extra,
+            publish=publish,
         )
         (self.folder / "features.py").write_text(text)
 

@@ -349,7 +349,7 @@ def test_a_request_that_meets_half_a_switch_is_answered_whole_or_refused(filled:
     assert _equal(shop.repo.call(step, items=ITEMS, query=TEXT, lasting=False), first)
     refused = shop.repo.call(step, items=ITEMS, query=TEXT, lasting=True)
     assert "FingerprintMismatchError" in refused
-    assert "compares vectors of 'item_text_embedding'" in refused
+    assert "reads values of 'item_text_embedding'" in refused
 
 
 def test_a_feature_declared_during_a_rollout_is_there_after_it(new_shop: Callable[[str], Shop]) -> None:
