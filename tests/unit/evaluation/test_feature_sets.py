@@ -39,6 +39,9 @@ class Tastes:
         values = self.values(feature, columns)
         return np.stack([np.full(TASTES, np.nan, np.float32) if value is None else value for value in values])
 
+    def check_space(self, item, user):
+        assert (item, user) == (TITLE, HISTORY)
+
     def seconds(self, feature, columns):
         return 2.0
 
