@@ -242,7 +242,9 @@ def _needed(name: str, values: dict[str, Any], option: str) -> Any:
 
 
 def _declared(value: Any, resolve: Callable[[str], Any]) -> Any:
-    """A declaration: written out, as ``module:name``, or by the name of a plugin's feature."""
+    """A declaration: as it is, written out, as ``module:name``, or by the name of a plugin's feature."""
     if isinstance(value, Mapping):
         return from_spec(dict(value))
-    return function_named(value) if ":" in str(value) else resolve(str(value))
+    if not isinstance(value, str):
+        return value
+    return function_named(value) if ":" in value else resolve(value)

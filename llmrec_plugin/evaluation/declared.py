@@ -14,13 +14,13 @@ from typing import Any
 
 import numpy as np
 
-from llmrec_plugin.binding import bind
+from llmrec_plugin.binding import BoundSimilarity, bind
 from llmrec_plugin.errors import InputError
 from llmrec_plugin.evaluation.windows import Catalogue, Window
 from llmrec_plugin.interactions.dataset import ITEM, USER
 from llmrec_plugin.runtime.runner import Runner
 from llmrec_plugin.settings import Settings
-from llmrec_plugin.specs import HistoryEmbeddingFeature
+from llmrec_plugin.specs import HistoryEmbeddingFeature, SimilarityFeature
 
 _SAMPLE = 64  # rows whose inference is timed
 
@@ -61,6 +61,17 @@ class Computer:
     def vectors(self, feature: Any, columns: Mapping[str, Sequence[Any]]) -> np.ndarray:
         """(n, dims) float32; a row without a vector is NaN."""
         return stacked(self.values(feature, columns))
+
+    def check_space(self, item: Any, user: Any) -> None:
+        """Raises if the vectors of two features cannot be compared.
+
+        Raises:
+            DeclarationError: They are of different spaces; names both.
+        """
+        sides = [bind(feature, self._runner.store) for feature in (item, user)]
+        BoundSimilarity(
+            SimilarityFeature(name="similarity", left=item.name, right=user.name, metric=item.metric), *sides
+        )
 
     def seconds(self, feature: Any, columns: Mapping[str, Sequence[Any]]) -> float:
         """Seconds of inference for the rows, from a sample of them without the cache; loading is not counted."""

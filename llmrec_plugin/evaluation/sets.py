@@ -99,6 +99,8 @@ class SimilaritySet:
     def _item_vectors(self, window: Window) -> np.ndarray:
         if self._items is None:
             self._catalogue = window.catalogue
+            if self.user is not None:
+                self.computer.check_space(self.item, self.user)
             found = self.computer.vectors(self.item, item_columns(self.item, window.catalogue))
             self._items = found if self.noise is None else _random_like(found, self.noise)
         return self._items
