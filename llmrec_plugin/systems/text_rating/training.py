@@ -274,7 +274,7 @@ def _measure(
             means.predict(list(tested[USER]), list(tested[ITEM])), test, settings.liked
         ),
         "test_of_means_at_the_moment": rating_scores(
-            means.predict_at(*(tested[column].to_numpy() for column in (USER, ITEM, MOMENT)), table),
+            means.predict_at(tested[USER].to_numpy(), tested[ITEM].to_numpy(), tested[MOMENT].to_numpy(), table),
             test,
             settings.liked,
         ),

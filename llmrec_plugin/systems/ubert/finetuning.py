@@ -285,7 +285,8 @@ def _measure(network: PairNetwork, table: pd.DataFrame, parts: list[Pairs], vect
         "test_without_reviews": rating_scores(predict(network, none, vectors), test.ratings),
         "test_of_user_and_item_means": rating_scores(baseline, test.ratings),
         "test_of_means_at_the_moment": rating_scores(
-            means.predict_at(*(tested[column].to_numpy() for column in (USER, ITEM, MOMENT)), table), test.ratings
+            means.predict_at(tested[USER].to_numpy(), tested[ITEM].to_numpy(), tested[MOMENT].to_numpy(), table),
+            test.ratings,
         ),
         "test_of_mean": rating_scores(np.full(len(test), means.overall), test.ratings),
         "test_labels_with_reviews_of_both": int(both.sum()),
