@@ -55,11 +55,11 @@ class Means:
             moments: (n,) int64.
             events: Rated interactions with a column ``moment``, see `llmrec_plugin.systems.past.timeline`.
         """
-        rest = events[RATING].to_numpy() - self.overall - _values(self.items, events[ITEM].to_numpy())
+        rest = events[RATING].to_numpy() - self.overall - _values(self.items, list(events[ITEM]))
         found = newest_before(users, moments, events[USER].to_numpy(), events[MOMENT].to_numpy(), 50)
         earlier = found >= 0
         differences = np.where(earlier, rest[found], 0).sum(axis=1) / (earlier.sum(axis=1) + self.shrink)
-        return np.asarray(self.overall + differences + _values(self.items, items))
+        return np.asarray(self.overall + differences + _values(self.items, list(items)))
 
 
 def rating_scores(predicted: np.ndarray, ratings: np.ndarray, liked: float | None = None) -> dict[str, float]:
