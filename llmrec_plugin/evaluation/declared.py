@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from llmrec_plugin.binding import BoundSimilarity, bind
-from llmrec_plugin.errors import InputError
+from llmrec_plugin.binding import BoundSimilarity, BoundTokens, bind
+from llmrec_plugin.errors import DeclarationError, InputError
 from llmrec_plugin.evaluation.windows import Catalogue, Window
 from llmrec_plugin.interactions.dataset import ITEM, USER
 from llmrec_plugin.runtime.runner import Runner
@@ -68,10 +68,11 @@ class Computer:
         Raises:
             DeclarationError: They are of different spaces; names both.
         """
-        sides = [bind(feature, self._runner.store) for feature in (item, user)]
-        BoundSimilarity(
-            SimilarityFeature(name="similarity", left=item.name, right=user.name, metric=item.metric), *sides
-        )
+        left, right = (bind(feature, self._runner.store) for feature in (item, user))
+        if isinstance(left, BoundTokens) or isinstance(right, BoundTokens):
+            raise DeclarationError(f"{item.name!r} and {user.name!r}: expected features that give vectors.")
+        named = SimilarityFeature(name="similarity", left=item.name, right=user.name, metric=item.metric)
+        BoundSimilarity(named, left, right)  # checks
 
     def seconds(self, feature: Any, columns: Mapping[str, Sequence[Any]]) -> float:
         """Seconds of inference for the rows, from a sample of them without the cache; loading is not counted."""
