@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from llmrec_plugin.evaluation.extras import need
 from llmrec_plugin.evaluation.features import Columns
 from llmrec_plugin.evaluation.windows import NEVER, Catalogue, Log, Rows, Window
 
@@ -63,7 +64,7 @@ class BaseColumns:
         return self._known[1]
 
     def _together(self, window: Window, rows: Rows, known: _Statistics) -> dict[str, np.ndarray]:
-        from scipy import sparse
+        sparse = need("scipy.sparse")
 
         size = len(window.catalogue.items)
         found = {"together": np.zeros(len(rows)), "together_last": np.zeros(len(rows))}
@@ -129,7 +130,7 @@ class _Statistics:
 
 
 def _matrix(log: Log, catalogue: Catalogue) -> Any:
-    from scipy import sparse
+    sparse = need("scipy.sparse")
 
     shape = (len(catalogue.users), len(catalogue.items))
     matrix = sparse.csr_matrix((np.ones(len(log), dtype=np.float32), (log.user, log.item)), shape=shape)

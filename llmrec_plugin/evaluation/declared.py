@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from llmrec_plugin.binding import BoundSimilarity, BoundTokens, bind
-from llmrec_plugin.errors import InputError
+from llmrec_plugin.errors import DeclarationError, InputError
 from llmrec_plugin.evaluation.windows import Catalogue, Window
 from llmrec_plugin.interactions.dataset import ITEM, USER
 from llmrec_plugin.runtime.runner import Runner
@@ -69,10 +69,10 @@ class Computer:
             DeclarationError: They are of different spaces; names both.
         """
         left, right = (bind(feature, self._runner.store) for feature in (item, user))
-        assert not isinstance(left, BoundTokens)
-        assert not isinstance(right, BoundTokens)
-        compared = SimilarityFeature(name="similarity", left=item.name, right=user.name, metric=item.metric)
-        BoundSimilarity(compared, left, right)
+        if isinstance(left, BoundTokens) or isinstance(right, BoundTokens):
+            raise DeclarationError(f"{item.name!r} and {user.name!r}: expected features that give vectors.")
+        named = SimilarityFeature(name="similarity", left=item.name, right=user.name, metric=item.metric)
+        BoundSimilarity(named, left, right)  # checks
 
     def seconds(self, feature: Any, columns: Mapping[str, Sequence[Any]]) -> float:
         """Seconds of inference for the rows, from a sample of them without the cache; loading is not counted."""

@@ -6,7 +6,6 @@ drawn negatives, stops early on the lists of validation, and has a small grid of
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
@@ -14,7 +13,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from llmrec_plugin.errors import MissingExtraError, UnknownNameError
+from llmrec_plugin.errors import UnknownNameError
+from llmrec_plugin.evaluation.extras import need
 from llmrec_plugin.evaluation.metrics import ndcg, positions
 
 
@@ -90,7 +90,7 @@ class LambdaMart:
     )
 
     def fit(self, train: Table, validation: Table, params: Mapping[str, Any], seed: int) -> Model:
-        lightgbm = _need("lightgbm")
+        lightgbm = need("lightgbm")
         settings = {
             "objective": "lambdarank",
             "metric": "ndcg",
@@ -135,7 +135,7 @@ class DeepFm:
     )
 
     def fit(self, train: Table, validation: Table, params: Mapping[str, Any], seed: int) -> Model:
-        torch = _need("torch")
+        torch = need("torch")
         from llmrec_plugin.evaluation.deepfm import Network, Scaler, scores
 
         scaler = Scaler.of(train.values)
@@ -192,11 +192,3 @@ def ranker_named(name: str, threads: int) -> Ranker:
 
 def _sizes(query: np.ndarray) -> np.ndarray:
     return np.diff(np.flatnonzero(np.diff(query, prepend=-1, append=-1)))
-
-
-def _need(module: str) -> Any:
-    try:
-        return importlib.import_module(module)
-    except ModuleNotFoundError as exc:
-        extra = "export" if module == "torch" else "evaluate"
-        raise MissingExtraError(module, extra, "Evaluating with this ranker") from exc

@@ -16,6 +16,7 @@ from llmrec_plugin.evaluation.declared import (
     reads_history,
     stacked,
 )
+from llmrec_plugin.evaluation.extras import need
 from llmrec_plugin.evaluation.features import Columns, Cost, Vectors
 from llmrec_plugin.evaluation.windows import NEVER, Rows, Window
 
@@ -232,7 +233,7 @@ class TagSet:
         return _RandomTags(name=self.name, tags=self.tags, computer=self.computer, inputs=self.inputs, seed=seed)
 
     def _tag_matrix(self) -> Any:
-        from scipy import sparse
+        sparse = need("scipy.sparse")
 
         lists = self._tag_lists()
         self._bytes = sum(len(tag.encode()) + 1 for tags in lists for tag in tags) / max(len(lists), 1)

@@ -18,6 +18,14 @@ def test_the_commands_load_nothing_heavy(module):
     assert not set(done.stdout.split()) & HEAVY
 
 
+def test_a_package_that_is_missing_is_named_with_its_extra():
+    from llmrec_plugin.errors import MissingExtraError
+    from llmrec_plugin.evaluation.extras import need
+
+    with pytest.raises(MissingExtraError, match=r"'no_such_package'.*llmrec-plugin\[evaluate\]"):
+        need("no_such_package.part")
+
+
 @pytest.mark.parametrize("page", ["data.md", "evaluate.md"])
 def test_the_examples_run(page):
     namespace = {}
