@@ -17,6 +17,8 @@ torch = pytest.importorskip("torch", reason="the export extra is not installed")
 
 from network_runs import check, run  # noqa: E402
 
+from llmrec_plugin.artifacts import ArtifactStore  # noqa: E402
+from llmrec_plugin.export import export_network  # noqa: E402
 from llmrec_plugin.systems.trained import read_trained  # noqa: E402
 from llmrec_plugin.systems.unisrec import (  # noqa: E402
     item_embedding,
@@ -172,6 +174,14 @@ def test_users_by_keys_and_by_stored_vectors_are_the_same(kind, request):
     if kind != "whitened":
         cosines = (stored / np.linalg.norm(stored, axis=1, keepdims=True)) @ keys[0]
         assert int(np.argmax(cosines)) == 8  # the ring goes on
+
+
+@pytest.mark.parametrize(("kind", "part"), [("transductive", "item"), ("whitened", "item"), ("whitened", "user")])
+def test_graphs_give_the_networks_values(kind, part, request, tmp_path):
+    model = getattr(models(request.getfixturevalue(kind), name=kind), part)
+    artifact = export_network(model, ArtifactStore([tmp_path]), report=lambda line: None)
+    assert artifact.manifest.parity["max_abs_diff"] < 1e-5
+    assert artifact.manifest.parity["neighbors"] > 0
 
 
 def test_an_item_that_nobody_has_touched_has_a_vector(tmp_path):
