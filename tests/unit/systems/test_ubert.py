@@ -147,15 +147,15 @@ def test_co_matching_learns_whether_two_sides_share_a_topic():
     topics = rng.standard_normal((6, 8)).astype(np.float32)
     network = PairNetwork(8, 1, 1, hidden=16, dropout=0.0)
     optimizer = torch.optim.Adam(network.parameters(), lr=5e-3)
-    nobody, ones = torch.zeros(64).long(), torch.ones(64, 2).long()
+    nobody, ones = torch.zeros(128).long(), torch.ones(128, 2).long()
 
     def draw():
-        left, right = rng.integers(0, 6, (64, 2)), rng.integers(0, 6, (64, 2))
+        left, right = rng.integers(0, 6, (128, 2)), rng.integers(0, 6, (128, 2))
         shared = (left[:, :, None] == right[:, None]).any((1, 2))
         return torch.from_numpy(topics[left]), torch.from_numpy(topics[right]), torch.from_numpy(shared).float()
 
     torch.manual_seed(0)
-    for _ in range(200):
+    for _ in range(250):
         left, right, shared = draw()
         loss = torch.nn.functional.mse_loss(network(left, ones, right, ones, nobody, nobody), shared)
         optimizer.zero_grad()
