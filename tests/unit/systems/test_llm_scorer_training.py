@@ -172,7 +172,7 @@ def test_the_merged_export_gives_the_probabilities_of_training(tuned, generator_
     answers = merged.answers(["Yes", "No"])
     examples = [Example(prompt, answers[0]) for prompt in merged.prompts(feature, columns, room=3)]
     expected = training.probabilities(merged, examples, answers, 8)
-    assert expected.std() > 0.01
+    assert len(set(expected.round(6))) > 4  # rows differ
 
     store = ArtifactStore([tmp_path / "store"])
     for name, source in (("scorer", folder), ("adapter", folder / "adapter")):
