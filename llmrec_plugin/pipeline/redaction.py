@@ -162,8 +162,9 @@ def _matches(label: str, pattern: str, pieces: list[str], counts: Counter[str]) 
 
 @functools.lru_cache(maxsize=64)
 def _finders(redaction: Redaction) -> tuple[tuple[str, Finder], ...]:
-    every: dict[str, Finder] = {"email": _emails, "card": _cards, "phone": _phones}
-    return tuple((label, every[label]) for label in redaction.labels if label in every and getattr(redaction, label))
+    # Cards before telephone numbers, which they look like.
+    every: tuple[tuple[str, Finder], ...] = (("email", _emails), ("card", _cards), ("phone", _phones))
+    return tuple((label, find) for label, find in every if getattr(redaction, label))
 
 
 def _apply(finders: Sequence[tuple[str, Finder]], text: str, counts: Counter[str]) -> str:

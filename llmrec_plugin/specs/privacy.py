@@ -59,9 +59,9 @@ class Redaction:
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """The kinds of what is found, in the order in which they are looked for."""
+        """The kinds of what is found."""
         own = [label for label in ("email", "card", "phone") if getattr(self, label)]
-        return (*dict.fromkeys(label for label, _ in self.patterns), *own)
+        return tuple(dict.fromkeys([*(label for label, _ in self.patterns), *own]))
 
 
 def placeholder(label: str) -> str:

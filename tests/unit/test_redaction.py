@@ -135,6 +135,11 @@ def test_patterns_are_applied_in_order_and_read_no_placeholder():
     assert redact(redaction, "ann@example.org ABC").text == "[FIRST]example.org [SECOND]"
 
 
+def test_a_pattern_may_have_the_label_of_a_kind_that_is_known():
+    redaction = Redaction(card=True, phone=True, patterns=(("phone", "ext [0-9]+"),))
+    assert redact(redaction, "4242 4242 4242 4242, 555-123-4567 ext 9").text == "[CARD], [PHONE] [PHONE]"
+
+
 # --- properties
 
 PERSONAL = st.sampled_from(
