@@ -150,6 +150,7 @@ def _parse_layers(ctx: click.Context, parameter: click.Parameter, value: str | N
 @click.option("--name", help="Name for a model given as a folder or hub id.  [default: the folder's name]")
 @click.option("--task", type=click.Choice(get_args(GeneratorTask)), help="The folder holds a generator of this kind.")
 @click.option("--chat", is_flag=True, default=None, help="Put a generator's prompts into its chat template.")
+@click.option("--base", help="The model that MODEL, a folder with a LoRA adapter, was trained on: a folder or hub id.")
 @click.option("--pooling", type=click.Choice(["mean", "cls", "last_token", "max"]))
 @click.option("--normalize/--no-normalize", default=None, help="Scale vectors to unit L2 norm.")
 @click.option("--max-tokens", type=click.IntRange(min=1), help="Longest input, special tokens included.")
@@ -168,8 +169,8 @@ def _parse_layers(ctx: click.Context, parameter: click.Parameter, value: str | N
 def export(model: str, name: str | None, texts: Path | None, **overrides: Any) -> None:
     """Exports MODEL to ONNX, compares it with PyTorch and with its quality floor, and makes it current.
 
-    MODEL is the name of a registered model, a recipe (.toml), a Hugging Face folder, or a hub id with its
-    full commit. A folder's own files tell pooling, normalization and lengths; what they do not tell must
+    MODEL is the name of a registered model, a recipe (.toml), a Hugging Face folder, also one with a LoRA adapter, or a
+    hub id with its full commit. A folder's own files tell pooling, normalization and lengths; what they do not tell must
     be given by options. A folder is an encoder, or with --task a generator.
 
     \b
@@ -180,6 +181,7 @@ def export(model: str, name: str | None, texts: Path | None, **overrides: Any) -
     llmrec export all-minilm-l6-v2-int8 --texts titles.txt
     llmrec export ./my-model --name my-model-int8 --precision int8 --min-overlap 0.98
     llmrec export ./my-qwen2 --task causal --chat --max-tokens 2048
+    llmrec export ./my-adapter --base ./my-qwen2 --task causal --chat
     """
     artifact = _export(_resolve(model, name, overrides), texts)
     click.secho(
@@ -470,7 +472,7 @@ def _resolve(text: str, name: str | None, overrides: dict[str, Any]) -> Model:
         if given.pop("chat", False):
             raise DeclarationError("--chat is for generators: add --task causal or --task seq2seq.")
         return read_model(name or default, text, given)
-    others = sorted(given.keys() - {"task", "chat", "max_tokens"})
+    others = sorted(given.keys() - {"task", "chat", "max_tokens", "base"})
     if others:
         unfit = ", ".join("--" + key.replace("_", "-") for key in others)
         raise DeclarationError(f"--task is for generators, which have no {unfit}.")
@@ -480,6 +482,7 @@ def _resolve(text: str, name: str | None, overrides: dict[str, Any]) -> Model:
         task=given["task"],
         chat=given.get("chat", False),
         max_tokens=given.get("max_tokens"),
+        base=given.get("base"),
     )
 
 
