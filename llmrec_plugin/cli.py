@@ -170,8 +170,8 @@ def export(model: str, name: str | None, texts: Path | None, **overrides: Any) -
     """Exports MODEL to ONNX, compares it with PyTorch and with its quality floor, and makes it current.
 
     MODEL is the name of a registered model, a recipe (.toml), a Hugging Face folder, also one with a LoRA adapter, or a
-    hub id with its full commit. A folder's own files tell pooling, normalization and lengths; what they do not tell must
-    be given by options. A folder is an encoder, or with --task a generator.
+    hub id with its full commit. A folder's own files tell pooling, normalization and lengths; what they do not tell
+    must be given by options. A folder is an encoder, or with --task a generator.
 
     \b
     llmrec export all-minilm-l6-v2
