@@ -205,7 +205,7 @@ def test_euclidean_distances_of_unit_vectors_follow_their_cosines(repo: Repo, fo
 @pytest.mark.parametrize(
     ("query", "message"),
     [
-        ("no text", "InputError: The query has no vector: feature 'query_embedding' found no text in"),
+        ("no text", "InputError: The query has no vector: feature 'query_embedding' found nothing to read in"),
         ("other columns", "DeclarationError: Expected one feature without an entity that reads ['unknown']"),
         ("text for two columns", "InputError: Feature 'item_text_embedding' reads the columns title, note"),
         ("other space", "DeclarationError: Queries of feature 'short_embedding'"),

@@ -152,7 +152,7 @@ class HasAWrongSignature:
         (Plugin(features=embedding()), "llmrec_register_features", "not iterable"),
         (Plugin(features="item"), "llmrec_register_features", "got an item of type str: 'i'"),
         (Plugin(features=[embedding(), model()]), "llmrec_register_features", "got an item of type EncoderModel"),
-        (Plugin(models=[embedding()]), "llmrec_register_models", "LabelModel, got an item of type EmbeddingF"),
+        (Plugin(models=[embedding()]), "llmrec_register_models", "NetworkModel, got an item of type EmbeddingF"),
     ],
     ids=lambda value: type(value).__name__ if not isinstance(value, str) else "",
 )  # fmt: skip

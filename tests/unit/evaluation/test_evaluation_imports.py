@@ -38,11 +38,16 @@ def test_the_configuration_of_the_page_and_those_of_the_benchmarks_are_valid():
     import yaml
 
     from llmrec_plugin.evaluation.configuration import Configuration, read_configuration
+    from llmrec_plugin.evaluation.features import function_named
     from llmrec_plugin.specs import from_spec
 
     (written,) = re.findall(r"^```yaml\n(.*?)^```", (DOCS / "evaluate.md").read_text(encoding="utf-8"), re.M | re.S)
     of_page = Configuration(**yaml.safe_load(written))
     files = sorted((DOCS.parents[1] / "benchmarks/evaluation").glob("*.yaml"))
     assert len(files) == 2
-    for configuration in (of_page, *map(read_configuration, files)):
-        assert from_spec(dict(configuration.features["text"]["item"])).dims == 384
+    assert from_spec(dict(of_page.features["text"]["item"])).dims == 384
+    for configuration in map(read_configuration, files):
+        named = [each[side] for each in configuration.features.values() for side in ("item", "user") if side in each]
+        declared = [function_named(path) for path in named if ":" in path]
+        assert declared
+        assert {feature.kind for feature in declared} == {"embedding", "network"}

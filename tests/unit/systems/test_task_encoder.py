@@ -95,7 +95,7 @@ def test_low_ratings_may_be_left_out():
 
 
 def test_a_template_of_columns_that_are_not_there_is_refused():
-    with pytest.raises(InputError, match=r"names 'name'; the items have the columns item_id, title"):
+    with pytest.raises(InputError, match=r"items have no column 'name', only item_id, title"):
         make_task(small(), "{name}")
     with pytest.raises(InputError, match="the users have the columns user_id, about"):
         make_task(small(), "{title}", query="user", user_text="{age}")
