@@ -62,7 +62,7 @@ def test_the_hash_depends_on_every_text_and_its_use(tmp_path):
         ("other.jsonl", b'{"title": "x"}\n', r"cannot be read as texts: .*description"),
         ("number.jsonl", b'{"text": 3}\n', r"a text must be a string, got 3"),
         ("latin.txt", b"caf\xe9\n", r"Expected UTF-8"),
-        ("torn.txt.gz", gzip.compress(b"x\n" * 200)[:20], r"cannot be read as texts"),
+        ("torn.txt.gz", gzip.compress(b"x\n" * 200, mtime=0)[:20], r"cannot be read as texts"),
     ],
 )
 def test_files_that_hold_no_texts_are_refused_with_what_is_expected(tmp_path, name, content, message):
