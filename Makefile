@@ -24,7 +24,7 @@ retrieval: $(VENV)/.installed  ## Finds packages by a text and ranks them; runs 
 
 test: lint  ## All tests, from unit tests to Feast in processes of its own
 	@$(MAKE) --no-print-directory services || echo "Without Redis and PostgreSQL: their tests are skipped."
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 services:  ## Fetches Redis and PostgreSQL with pgvector for the tests, from Debian's packages, without installing them
 	@tests/services/fetch.sh

@@ -64,7 +64,7 @@ def demo(processes: Processes, tmp_path_factory: pytest.TempPathFactory) -> dict
         "--seeds",
         "1",
         "--lists",
-        "160",
+        "40",
         "--output",
         str(root / "out.json"),
         folder=root,
@@ -86,7 +86,7 @@ def test_every_service_is_ranked_on_all_warm_and_cold_packages(demo: dict[str, A
     slices = demo["results"]["slices"]
     assert slices.keys() == {"all", "warm", "cold"}
     for slice_ in slices.values():
-        assert slice_["lists"] > 100
+        assert slice_["lists"] > 20
         for metric in ("ndcg@10", "recall@10", "auc"):
             values = slice_["metrics"][metric]
             assert values["mean"].keys() == {"ranker_baseline", "ranker_llm", "ranker_tags", "ranker_shuffled"}
