@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal, TypeAlias, get_args
+from typing import TYPE_CHECKING, ClassVar, Literal, TypeAlias, get_args
 
 from llmrec_plugin.errors import DeclarationError
 from llmrec_plugin.specs.checks import (
@@ -23,9 +23,34 @@ from llmrec_plugin.specs.models import Metric, Pooling
 from llmrec_plugin.specs.privacy import GaussianNoise, Redaction
 from llmrec_plugin.specs.tokens import Scores, TokenFeature
 
+if TYPE_CHECKING:
+    from llmrec_plugin.specs.networks import NetworkFeature
+
 OnEmpty: TypeAlias = Literal["null", "zeros"]
 Reduction: TypeAlias = Literal["prefix"]
 Storage: TypeAlias = Literal["list", "float32", "float16", "int8"]
+
+
+def check_published(owner: str, feature: _Encoded | NetworkFeature) -> None:
+    """Checks the options that say whose value it is and what stands where there is none; rebuilds what JSON gave."""
+    if feature.entity is not None and (not isinstance(feature.entity, str) or not feature.entity):
+        raise DeclarationError(f"{owner}: entity must be a Feast entity's name or None, got {feature.entity!r}.")
+    if not isinstance(feature.model, str) or not feature.model:
+        raise DeclarationError(f"{owner}: model must be the name of a registered model, got {feature.model!r}.")
+    check_choice(owner, "on_empty", feature.on_empty, get_args(OnEmpty))
+    check_flag(owner, "status", feature.status)
+    check_choice(owner, "on_deadline", feature.on_deadline, get_args(OnEmpty))
+    if feature.deadline_ms is not None:
+        check_positive(owner, "deadline_ms", feature.deadline_ms)
+    if feature.redact is not None:
+        object.__setattr__(feature, "redact", rebuilt(owner, "redact", feature.redact, Redaction))
+    if feature.noise is not None:
+        object.__setattr__(feature, "noise", rebuilt(owner, "noise", feature.noise, GaussianNoise))
+        if feature.on_empty != "zeros" or feature.status:
+            raise DeclarationError(
+                f"{owner}: with noise, on_empty must be 'zeros' and status False, or a value would tell who has no "
+                f"data; got on_empty={feature.on_empty!r} and status={feature.status!r}."
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,33 +116,16 @@ class _Encoded:
     def __post_init__(self) -> None:
         check_name("feature", self.name)
         owner = f"feature {self.name!r}"
-        if self.entity is not None and (not isinstance(self.entity, str) or not self.entity):
-            raise DeclarationError(f"{owner}: entity must be a Feast entity's name or None, got {self.entity!r}.")
-        if not isinstance(self.model, str) or not self.model:
-            raise DeclarationError(f"{owner}: model must be the name of a registered model, got {self.model!r}.")
         check_text(owner, "prefix", self.prefix)
         check_choice(owner, "pooling", self.pooling, get_args(Pooling))
         check_choice(owner, "metric", self.metric, get_args(Metric))
         check_flag(owner, "normalize", self.normalize)
         check_choice(owner, "reduction", self.reduction, (None, *get_args(Reduction)))
-        check_choice(owner, "on_empty", self.on_empty, get_args(OnEmpty))
         check_positive(owner, "max_tokens", self.max_tokens)
         check_positive(owner, "dims", self.dims)
         check_positive(owner, "max_chars", self.max_chars)
         check_choice(owner, "storage", self.storage, get_args(Storage))
-        check_flag(owner, "status", self.status)
-        check_choice(owner, "on_deadline", self.on_deadline, get_args(OnEmpty))
-        if self.deadline_ms is not None:
-            check_positive(owner, "deadline_ms", self.deadline_ms)
-        if self.redact is not None:
-            object.__setattr__(self, "redact", rebuilt(owner, "redact", self.redact, Redaction))
-        if self.noise is not None:
-            object.__setattr__(self, "noise", rebuilt(owner, "noise", self.noise, GaussianNoise))
-            if self.on_empty != "zeros" or self.status:
-                raise DeclarationError(
-                    f"{owner}: with noise, on_empty must be 'zeros' and status False, or a value would tell who has no "
-                    f"data; got on_empty={self.on_empty!r} and status={self.status!r}."
-                )
+        check_published(owner, self)
 
     @property
     def status_name(self) -> str:

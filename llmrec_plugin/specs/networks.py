@@ -11,7 +11,6 @@ from llmrec_plugin.errors import DeclarationError
 from llmrec_plugin.specs.checks import (
     PIPELINE_VERSION,
     check_choice,
-    check_flag,
     check_model_name,
     check_name,
     check_positive,
@@ -23,7 +22,7 @@ from llmrec_plugin.specs.checks import (
     template_columns,
     to_spec,
 )
-from llmrec_plugin.specs.embeddings import EmbeddingFeature, HistoryEmbeddingFeature, OnEmpty, Storage
+from llmrec_plugin.specs.embeddings import EmbeddingFeature, HistoryEmbeddingFeature, OnEmpty, Storage, check_published
 from llmrec_plugin.specs.models import Metric
 from llmrec_plugin.specs.privacy import GaussianNoise, Redaction
 
@@ -110,33 +109,17 @@ class NetworkFeature:
     def __post_init__(self) -> None:
         check_name("feature", self.name)
         owner = f"feature {self.name!r}"
-        if self.entity is not None and (not isinstance(self.entity, str) or not self.entity):
-            raise DeclarationError(f"{owner}: entity must be a Feast entity's name or None, got {self.entity!r}.")
-        if not isinstance(self.model, str) or not self.model:
-            raise DeclarationError(f"{owner}: model must be the name of a registered model, got {self.model!r}.")
         object.__setattr__(self, "inputs", _checked_inputs(owner, self.inputs))
         if self.dims is not None:
             check_positive(owner, "dims", self.dims)
         check_choice(owner, "metric", self.metric, (None,) if self.dims is None else get_args(Metric))
         check_text(owner, "space", self.space)
-        check_choice(owner, "on_empty", self.on_empty, get_args(OnEmpty))
         check_choice(owner, "storage", self.storage, get_args(Storage) if self.dims is not None else ("list",))
-        check_flag(owner, "status", self.status)
-        check_choice(owner, "on_deadline", self.on_deadline, get_args(OnEmpty))
-        if self.deadline_ms is not None:
-            check_positive(owner, "deadline_ms", self.deadline_ms)
-        if self.redact is not None:
-            object.__setattr__(self, "redact", rebuilt(owner, "redact", self.redact, Redaction))
+        check_published(owner, self)
         if self.noise is not None:
-            object.__setattr__(self, "noise", rebuilt(owner, "noise", self.noise, GaussianNoise))
             self._check_noise(owner)
 
     def _check_noise(self, owner: str) -> None:
-        if self.on_empty != "zeros" or self.status:
-            raise DeclarationError(
-                f"{owner}: with noise, on_empty must be 'zeros' and status False, or a value would tell who has no "
-                f"data; got on_empty={self.on_empty!r} and status={self.status!r}."
-            )
         if self.dims is None:
             raise DeclarationError(f"{owner}: noise is for vectors, got dims=None.")
         if self.parts:
