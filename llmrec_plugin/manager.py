@@ -55,11 +55,12 @@ class Manager:
         """
         if entry_points is None:
             entry_points = metadata.entry_points(group=ENTRY_POINT_GROUP)
+        packages: dict[int, tuple[str, str]] = {}  # each look at a package's metadata parses all of it
         for entry_point in sorted(entry_points, key=lambda item: item.name):
             dist = entry_point.dist
-            provenance = Provenance(
-                entry_point.name, dist.name if dist else "unknown package", dist.version if dist else "0"
-            )
+            if id(dist) not in packages:
+                packages[id(dist)] = _package(dist)
+            provenance = Provenance(entry_point.name, *packages[id(dist)])
             if entry_point.name in self._disabled:
                 self._skipped.append(entry_point.name)
                 continue
@@ -158,6 +159,11 @@ def load_catalogue(disabled: Iterable[str] = ()) -> Catalogue:
     manager = Manager(disabled)
     manager.load_entry_points()
     return manager.collect()
+
+
+def _package(dist: metadata.Distribution | None) -> tuple[str, str]:
+    """Name and version of what is installed."""
+    return (dist.name, dist.version) if dist else ("unknown package", "0")
 
 
 def _check_kind(item: object, kinds: tuple[type, ...]) -> None:

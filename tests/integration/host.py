@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import compileall
 import json
 import os
 import shutil
@@ -16,12 +17,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from tiny import export_tiny
 
+import llmrec_plugin
 from llmrec_plugin.artifacts import Artifact, ArtifactStore
 from llmrec_plugin.runtime.cache import RunReport, ValueCache
 from llmrec_plugin.runtime.encoder import Encoder
 from llmrec_plugin.settings import load_settings
 
 HERE = Path(__file__).parent
+PACKAGE = Path(llmrec_plugin.__file__).parent
 SECONDS = 180.0
 
 
@@ -122,6 +125,8 @@ class Processes:
 
     def _run_forked(self, request: str) -> int:
         if self._server is None:
+            for folder in (PACKAGE, HERE):  # else every step compiles them anew where no bytecode may be written
+                compileall.compile_dir(folder, quiet=2)
             self._server = subprocess.Popen(
                 [sys.executable, str(HERE / "processes.py"), *self._preimport],
                 stdin=subprocess.PIPE,

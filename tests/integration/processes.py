@@ -15,6 +15,7 @@ working folder, and the files for what is printed and what is answered.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import json
 import os
@@ -27,15 +28,27 @@ from pathlib import Path
 from typing import Any
 
 PREIMPORT = (
+    "dask.dataframe.io.parquet.arrow",
     "feast.cli.cli",
     "feast.infra.compute_engines.local.compute",
     "feast.infra.offline_stores.dask",
     "feast.infra.online_stores.sqlite",
     "feast.infra.passthrough_provider",
+    "feast.infra.registry.file",
     "feast.infra.registry.registry",
     "feast.infra.registry.sql",
     "feast.repo_operations",
+    "feast.transformation.udf_rehydrate",
+    "filelock",
+    "fsspec.implementations.arrow",
+    "importlib_metadata._adapters",
+    "pandas.core.methods.to_dict",
+    "pluggy",
+    "pyarrow.acero",
+    "sqlalchemy.dialects.sqlite",
 )
+OPTIONAL = ("feast.infra.online_stores.postgres_online_store.postgres", "feast.infra.online_stores.redis")
+"""Feast imports them, where it can, at the first online read of every process, whatever the store."""
 
 
 def perform(request: dict[str, Any]) -> int:
@@ -62,6 +75,9 @@ def serve(preimport: list[str]) -> None:
     """Forks a child per line of stdin until stdin ends."""
     for name in (*PREIMPORT, *preimport):
         importlib.import_module(name)
+    for name in OPTIONAL:
+        with contextlib.suppress(Exception):
+            importlib.import_module(name)
     assert preimport or not [name for name in sys.modules if name.startswith("llmrec_plugin")]
     for line in sys.stdin:
         request = json.loads(line)

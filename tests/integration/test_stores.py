@@ -164,7 +164,7 @@ def test_of_values_written_out_of_order_redis_keeps_the_newest_and_others_the_la
 def test_a_store_needs_its_own_client_alone(new_repo: Callable[..., Repo], module: str, clients: list[str]) -> None:
     for client in clients:
         pytest.importorskip(client, reason=f"needs the client {client!r}")
-    assert new_repo("clients").call("store_steps:clients_loaded_with", module=module) == clients
+    assert new_repo("clients").call("store_steps:clients_loaded_with", fresh=True, module=module) == clients
 
 
 # ---- on-demand views and Feast's server
