@@ -21,7 +21,7 @@ from llmrec_plugin.export import export_network
 from llmrec_plugin.settings import load_settings
 
 HERE = Path(__file__).parent
-PREPARED = {"movielens": ["movielens"], "debian": ["debian", "--most-users", "2000"]}
+PREPARED = {"movielens": ["movielens"], "debian": ["debian", "--most-users", "4000"]}
 DONE = ".done"
 
 
@@ -38,11 +38,12 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True)
     options, further = parser.parse_known_args()  # further ones are for `llmrec evaluate`
     folder = options.work / options.name
-    data, trained = folder / "data", folder / "trained"
+    data, systems, ranker, trained = (folder / name for name in ("data", "systems", "ranker", "trained"))
     if not data.is_dir():
         llmrec("data", *PREPARED[options.name], "--source", str(options.source), "--output", str(data))
+    llmrec("data", "divide", "--data", str(data), "--systems", str(systems), "--ranker", str(ranker))
     described: DataSet = importlib.import_module(f"benchmarks.evaluation.{options.name}").DATA
-    for name, arguments in described.commands(data, trained).items():
+    for name, arguments in described.commands(systems, trained).items():
         if not (trained / name / DONE).exists():
             llmrec("train", *arguments)
             (trained / name / DONE).touch()
@@ -51,7 +52,7 @@ def main() -> None:
         export_network(network, store, report=print)
     llmrec("export", str(trained / "encoder"), "--name", described.tuned)
     llmrec(
-        "evaluate", "--data", str(data), "--output", str(folder / "result"),
+        "evaluate", "--data", str(ranker), "--output", str(folder / "result"),
         "--config", str(HERE / f"{options.name}.yaml"), *further,
     )  # fmt: skip
 

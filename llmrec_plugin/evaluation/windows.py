@@ -23,6 +23,7 @@ import numpy as np
 
 from llmrec_plugin.errors import InputError
 from llmrec_plugin.interactions.dataset import ITEM, RATING, TIME, USER, Dataset
+from llmrec_plugin.interactions.dividing import RANKER_SHARE
 from llmrec_plugin.interactions.splits import Split
 
 if TYPE_CHECKING:
@@ -276,7 +277,7 @@ def windows(
     split: Split,
     *,
     list_events: int = 20,
-    ranker_share: float = 0.3,
+    ranker_share: float = RANKER_SHARE,
     parts: int = 3,
     seed: int = 0,
 ) -> tuple[list[Window], Window, Window]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from llmrec_plugin.interactions.atomic import read_atomic, write_atomic
 from llmrec_plugin.interactions.dataset import ITEM, RATING, TIME, USER, Dataset
+from llmrec_plugin.interactions.dividing import divide
 from llmrec_plugin.interactions.historical import from_historical
 from llmrec_plugin.interactions.histories import histories
 from llmrec_plugin.interactions.splits import Split, given_split, leave_out_split, split_dataset, temporal_split
@@ -20,6 +21,7 @@ __all__ = [
     "USER",
     "Dataset",
     "Split",
+    "divide",
     "from_historical",
     "given_split",
     "histories",

@@ -68,6 +68,32 @@ def debian(source: Path, output: Path, name: str, least_interactions: int, most_
     )
 
 
+@data.command()
+@click.option(
+    "--data",
+    "source",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    required=True,
+    help="Folder of atomic files.",
+)
+@click.option("--systems", type=click.Path(file_okay=False, path_type=Path), required=True, help="For llmrec train.")
+@click.option("--ranker", type=click.Path(file_okay=False, path_type=Path), required=True, help="For llmrec evaluate.")
+@click.option("--seed", default=0, show_default=True, help="Of the choice of users, without times.")
+def divide(source: Path, systems: Path, ranker: Path, seed: int) -> None:
+    """Keeps what a ranker learns from out of what systems learn from.
+
+    With times, systems get what lies before the ranker's training lists; without, half of the users.
+
+    \b
+    llmrec data divide --data data/movielens --systems data/systems --ranker data/ranker
+    """
+    from llmrec_plugin.interactions import divide as halves
+    from llmrec_plugin.interactions import read_atomic
+
+    for dataset, output in zip(halves(read_atomic(source), seed=seed), (systems, ranker), strict=True):
+        _write(dataset, output)
+
+
 def _write(dataset: Dataset, output: Path) -> None:
     from llmrec_plugin.interactions.atomic import write_atomic
 
