@@ -27,7 +27,6 @@ sys.path.insert(0, str(ROOT / "examples" / "ranker"))
 from ranker import KEYS, draw_lists, offline_features, to_matrix, train  # noqa: E402
 
 SERVICE = "ranker_llm"
-TRAINING_DEPENDANTS = 500  # of 1,523, for a model in seconds
 
 
 def main() -> None:
@@ -35,6 +34,7 @@ def main() -> None:
     parser.add_argument("text", nargs="?", help="what to look for (default: the dependant's synopsis and description)")
     parser.add_argument("--dependant", help="for whom (default: a test dependant)")
     parser.add_argument("--candidates", type=int, default=100, help="how many the search finds")
+    parser.add_argument("--train-on", type=int, default=500, help="dependants that the ranker learns from, of 1,523")
     parser.add_argument("--repo", type=Path, default=ROOT / "feature_repo", help="the Feast repo")
     args = parser.parse_args()
 
@@ -45,7 +45,7 @@ def main() -> None:
     dependant = args.dependant or dependants[0]
     if dependant not in dependants:
         raise SystemExit(f"{dependant!r} is no test dependant. Some that are: {', '.join(dependants[:10])}.")
-    score = train_ranker(store, interactions, catalogue)
+    score = train_ranker(store, interactions, catalogue, args.train_on)
 
     started = time.perf_counter()
     text = args.text or text_of(store, dependant)
@@ -89,10 +89,10 @@ def features_of(store: FeatureStore, pairs: pd.DataFrame) -> pd.DataFrame:
     return store.get_online_features(store.get_feature_service(SERVICE), rows).to_df().drop(columns=KEYS)
 
 
-def train_ranker(store: FeatureStore, interactions: pd.DataFrame, catalogue: pd.DataFrame):
+def train_ranker(store: FeatureStore, interactions: pd.DataFrame, catalogue: pd.DataFrame, dependants: int):
     """A function from online features of candidates to their scores."""
     asked = interactions[interactions["split"] != "test"]
-    drawn = np.random.default_rng(0).choice(asked["dependant"].unique(), TRAINING_DEPENDANTS, replace=False)
+    drawn = np.random.default_rng(0).choice(asked["dependant"].unique(), dependants, replace=False)
     lists, _ = draw_lists(asked[asked["dependant"].isin(drawn)], catalogue)
     offline = offline_features(store, SERVICE, lists)
     columns = sorted(features_of(store, lists.head(1)).columns)

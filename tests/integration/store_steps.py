@@ -362,10 +362,15 @@ def search_what_is_kept() -> dict[str, list[str]]:
     return seen
 
 
-def clients_loaded_with(module: str) -> list[str]:
-    """Which stores' clients an import brings along."""
-    importlib.import_module(module)
-    return sorted({"psycopg", "redis"} & set(sys.modules))
+def clients_loaded_with(modules: list[str]) -> dict[str, list[str]]:
+    """Which stores' clients each import brings along, one import after the other in one process."""
+    known = set(sys.modules)
+    loaded = {}
+    for module in modules:
+        importlib.import_module(module)
+        loaded[module] = sorted({"psycopg", "redis"} & (set(sys.modules) - known))
+        known |= set(sys.modules)
+    return loaded
 
 
 def block_the_server(timeout: float) -> bool:

@@ -57,7 +57,7 @@ def demo(processes: Processes, tmp_path_factory: pytest.TempPathFactory) -> dict
     )
     _run("examples/ranker/prepare.py", folder=root, environ=environ)
     repo = root / "feature_repo"
-    for words in (["apply"], ["materialize", "2023-06-10T00:00:00", UNTIL], ["materialize-incremental", UNTIL]):
+    for words in (["apply"], ["materialize", "2023-06-10T00:00:00", UNTIL]):
         processes.feast(*words, folder=repo, environ=environ).succeeded()
     output = _run(
         "examples/ranker/ranker.py",
@@ -112,7 +112,7 @@ def test_texts_are_computed_once_whether_materialized_shuffled_or_read_for_train
 
 
 def test_a_text_is_answered_with_packages_that_are_ranked_for_a_dependant(demo: dict[str, Any]) -> None:
-    words = ("examples/retrieval/retrieve.py", "play music over the network", "--candidates", "50")
+    words = ("examples/retrieval/retrieve.py", "play music over the network", "--candidates", "50", "--train-on", "80")
     output = _run(*words, folder=demo["root"], environ=demo["environ"])
     assert "play music over the network" in output
     rows = [line.split("│")[1:-1] for line in output.splitlines() if line.startswith("│")]
