@@ -49,7 +49,6 @@ def demo(processes: Processes, tmp_path_factory: pytest.TempPathFactory) -> dict
         folder=root,
         environ=environ,
         paths=[ROOT / "tests"],
-        fresh=True,
         where=str(root / "generators"),
         artifacts=str(root / "home" / "artifacts"),
         architecture="bart",

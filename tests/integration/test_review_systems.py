@@ -62,7 +62,6 @@ def trained(new_repo: Callable[..., Repo]) -> tuple[Repo, dict[str, Any]]:
     expected = repo.call(
         "review_steps:train",
         paths=[HERE.parent],
-        fresh=True,
         where=str(repo.root / "trained"),
         artifacts=str(repo.root / "home" / "artifacts"),
     )

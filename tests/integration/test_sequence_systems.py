@@ -68,7 +68,6 @@ def trained(repo: Repo) -> dict[str, Any]:
     found = repo.call(
         "sequence_steps:train_sequences",
         paths=[HERE.parent],
-        fresh=True,
         where=str(repo.root / "trained"),
         artifacts=str(repo.root / "home" / "artifacts"),
         titles=TITLES,

@@ -69,7 +69,6 @@ def repo(new_repo: Callable[..., Repo]) -> Repo:
     repo.call(
         "systems_steps:export_writer",
         paths=[HERE.parent],
-        fresh=True,
         where=str(repo.root / "writer"),
         artifacts=str(repo.root / "home" / "artifacts"),
     )

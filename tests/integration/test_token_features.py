@@ -158,7 +158,6 @@ def writers(new_repo: Callable[..., Repo]) -> Repo:
         repo.call(
             "exporting:export_tiny_generator",
             paths=[HERE.parent],
-            fresh=True,
             where=str(repo.root / "generators"),
             artifacts=str(repo.root / "home" / "artifacts"),
             architecture=architecture,
