@@ -154,14 +154,13 @@ def writers(new_repo: Callable[..., Repo]) -> Repo:
     pytest.importorskip("torch", reason="torch comes with the extra 'export'")
     repo = new_repo("writers")
     repo.export()
-    for architecture in ("llama", "bart"):
-        repo.call(
-            "exporting:export_tiny_generator",
-            paths=[HERE.parent],
-            where=str(repo.root / "generators"),
-            artifacts=str(repo.root / "home" / "artifacts"),
-            architecture=architecture,
-        )
+    repo.call(
+        "exporting:export_tiny_generators",
+        paths=[HERE.parent],
+        where=str(repo.root / "generators"),
+        artifacts=str(repo.root / "home" / "artifacts"),
+        architectures=["llama", "bart"],
+    )
     repo.declare(extra=WRITTEN)
     at = (START + datetime.timedelta(hours=number) for number in range(len(TITLES)))
     repo.write_items({"item": f"i{n}", "title": title, "at": next(at)} for n, title in enumerate(TITLES))
