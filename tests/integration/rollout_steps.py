@@ -42,7 +42,7 @@ def poll(items: list[str], query: str, started: str, stop: str) -> list[Any]:
         if not seen or seen[-1] != answer:
             seen.append(answer)
             Path(started).touch()
-        time.sleep(0.02)
+        time.sleep(0.05)
     return seen
 
 
