@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import os
 import subprocess
 import sys
 import time
 from pathlib import Path
 
-from benchmarks.evaluation.systems import DataSet
+from benchmarks.evaluation.systems import WORK, DataSet
 from llmrec_plugin.artifacts import ArtifactStore
 from llmrec_plugin.export import export_network
 from llmrec_plugin.settings import load_settings
@@ -51,6 +52,7 @@ def main() -> None:
     for network in described.networks(trained):
         export_network(network, store, report=print)
     llmrec("export", str(trained / "encoder"), "--name", described.tuned)
+    os.environ[WORK] = str(options.work.absolute())
     llmrec(
         "evaluate", "--data", str(ranker), "--output", str(folder / "result"),
         "--config", str(HERE / f"{options.name}.yaml"), *further,

@@ -9,6 +9,7 @@ The same for both data sets; only the templates of the texts differ.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +20,13 @@ from llmrec_plugin.systems.minilm import ALL_MINILM_L6_V2
 
 HIDDEN = 64
 HISTORY = "recent_items"
+WORK = "LLMREC_EVALUATION_WORK"
+"""The environment variable that tells the process of `llmrec evaluate` where the trained systems are."""
+
+
+def trained(name: str) -> Path:
+    """Where the systems are that were trained on a data set."""
+    return Path(os.environ[WORK]) / name / "trained"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,12 +38,14 @@ class DataSet:
         item_text: Template over the items' columns.
         user_text: Template over the users' columns; None if users have no text but their history.
         training: Training command -> options beside those that every data set has.
+        further: Folder -> arguments of ``llmrec train`` of a system that this data set alone has.
     """
 
     name: str
     item_text: str
     user_text: str | None = None
     training: dict[str, list[str]] = field(default_factory=dict)
+    further: dict[str, list[str]] = field(default_factory=dict)
 
     def commands(self, data: Path, work: Path) -> dict[str, list[str]]:
         """Folder below `work` -> arguments of ``llmrec train``."""
@@ -45,6 +55,7 @@ class DataSet:
             "bert4rec": ["bert4rec"],
             "unisrec": ["unisrec", *text],
             "encoder": ["encoder", *text],
+            **self.further,
         }
         return {
             name: [*arguments, *self.training.get(name, []), "--data", str(data), "--output", str(work / name)]

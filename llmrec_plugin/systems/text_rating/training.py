@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 
 ENCODER = "encoder"
 """The folder of the trained encoder, inside the output."""
+_PAIRS = 65_536
+"""Pairs that the head reads at a time."""
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt")
 
 
@@ -218,10 +220,17 @@ def score(folder: Path, rows: Mapping[str, Sequence[str]], *, batch_size: int = 
     """
     network, config = load_text_rating(folder)
     users, items = (
-        tokenize(folder / ENCODER / "tokenizer.json", list(rows[column]), config["settings"]["max_tokens"])
+        _tokenized(folder / ENCODER / "tokenizer.json", rows[column], config["settings"]["max_tokens"])
         for column in ("user_text", "item_text")
     )
     return _predict(network, _Rows(users, items, np.zeros(len(users), dtype=np.float32)), batch_size)
+
+
+def _tokenized(tokenizer: Path, texts: Sequence[str], max_tokens: int) -> list[np.ndarray]:
+    """Token ids of each text; each distinct one is read once."""
+    distinct = list(dict.fromkeys(texts))
+    ids = dict(zip(distinct, tokenize(tokenizer, distinct, max_tokens), strict=True))
+    return [ids[text] for text in texts]
 
 
 def _texts(table: pd.DataFrame, key: str, template: str) -> dict[str, str]:
@@ -257,7 +266,8 @@ def _predict(network: TextRating, rows: _Rows, batch_size: int = 256) -> np.ndar
                 found[chosen] = network.encode(*padded([texts[row] for row in chosen]))
             vectors.append((found, torch.tensor(place)))
         (users, of_user), (items, of_item) = vectors
-        return np.asarray(network.head(users[of_user], items[of_item]).numpy())
+        pairs = zip(of_user.split(_PAIRS), of_item.split(_PAIRS), strict=True)
+        return np.concatenate([network.head(users[user], items[item]).numpy() for user, item in pairs])
 
 
 def _measure(
