@@ -55,37 +55,36 @@ def call_fresh(target: str, *, environ: Mapping[str, str] | None = None, **argum
         return pickle.loads(answer.read_bytes())  # noqa: S301 - our own child wrote it
 
 
-def call_by(method: str, target: str, **arguments: Any) -> Any:
-    """What a function returns in a child of this process.
+def call_forked(target: str, **arguments: Any) -> Any:
+    """What a function returns in a fork of this process.
 
     Args:
-        method: ``fork`` or ``spawn``.
         target: ``module:function``.
-        arguments: What it is called with; pickled.
+        arguments: What it is called with.
 
     Raises:
         CheckFailed: It raised, died or got stuck.
     """
-    context = multiprocessing.get_context(method)
+    context = multiprocessing.get_context("fork")
     ours, theirs = context.Pipe(duplex=False)
-    process = context.Process(target=_answer, args=(theirs, target, arguments), daemon=True)  # type: ignore[attr-defined]
+    process = context.Process(target=_answer, args=(theirs, target, arguments), daemon=True)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # that a process with threads forks is what is tested
         process.start()
     theirs.close()
     try:
         if not ours.poll(SECONDS):
-            fail(f"an answer of a process started by {method}", f"none within {SECONDS:.0f} s", _THREADS)
+            fail("an answer of a forked process", f"none within {SECONDS:.0f} s", _THREADS)
         sound, answer = ours.recv()
     except EOFError:
         process.join()
-        fail(f"an answer of a process started by {method}", f"none, exit status {process.exitcode}", _THREADS)
+        fail("an answer of a forked process", f"none, exit status {process.exitcode}", _THREADS)
     finally:
         process.kill()
         process.join()
         ours.close()
     if not sound:
-        fail(f"values of a process started by {method}", answer, "Mend what the traceback names.")
+        fail("values of a forked process", answer, "Mend what the traceback names.")
     return answer
 
 

@@ -45,7 +45,7 @@ def publish_and_read(folder: str, plan: dict[str, Any]) -> dict[str, Any]:
         folder: An empty folder.
         plan: ``features``: declarations as `to_spec` writes them; ``rows``: rows of all their columns; ``online`` and
             ``historical``: references ``view:column``; ``entities``: names of the entities; ``request``: the columns
-            that requests carry.
+            that a request for a reference carries.
 
     Returns:
         ``online`` and ``historical``: the columns read, by name; values are lists, bytes, strings, numbers or None.
@@ -136,12 +136,11 @@ def _read(root: Path, plan: dict[str, Any]) -> dict[str, Any]:
     os.chdir(root / "elsewhere")
     store = FeatureStore(config=RepoConfig(**configuration(root)))
     keys = [{key_of(name): f"k{number}" for name in plan["entities"]} for number in range(len(plan["rows"]))]
-    rows = [
-        {**key, **{name: row[name] for name in plan["request"]}} for key, row in zip(keys, plan["rows"], strict=True)
-    ]
     answer: dict[str, Any] = {"online": {}, "historical": {}}
     for reference in plan["online"]:
-        entity_rows = rows if reference in plan["on_demand"] else keys
+        sent = plan["request"].get(reference, ())
+        pairs = zip(keys, plan["rows"], strict=True)
+        entity_rows = [{**key, **{name: row[name] for name in sent}} for key, row in pairs]
         answer["online"][reference] = _column(
             store.get_online_features(features=[reference], entity_rows=entity_rows).to_dict(), reference
         )

@@ -10,10 +10,11 @@ import numpy as np
 
 from llmrec_plugin.pipeline.columns import Written
 from llmrec_plugin.pipeline.packing import unpack
-from llmrec_plugin.specs import NetworkFeature, SimilarityFeature, TokenFeature, to_spec
+from llmrec_plugin.specs import NetworkFeature, SimilarityFeature, TokenFeature
 from llmrec_plugin.testing.checks.values import allowed_difference, ordinary_rows
 from llmrec_plugin.testing.child import call_fresh
 from llmrec_plugin.testing.outcomes import CheckSkipped, fail
+from llmrec_plugin.testing.repos import plan_of
 from llmrec_plugin.testing.subjects import Subject
 from llmrec_plugin.testing.values import first_difference, shown
 
@@ -50,30 +51,14 @@ def feast_plan(subject: Subject, rows: list[dict[str, Any]]) -> dict[str, Any]:
     """
     feature = subject.feature
     sides = [feature.left, feature.right] if isinstance(feature, SimilarityFeature) else []
-    columns: list[Any] = [subject.feature_named(name) for name in sides] or [feature]
-    stored = [item for item in columns if item.entity is not None]
     if isinstance(feature, NetworkFeature) and feature.entity is None:
         read = [name for name in feature.columns if name in subject.declared.features]
         if read:
             raise CheckSkipped(f"It reads {read[0]!r} from the store at request time; check that in a repo of yours.")
-    if isinstance(feature, SimilarityFeature):
-        on_demand = [f"{feature.name}:{feature.name}"]
-        request = [name for item in columns if item.entity is None for name in item.columns]
-        historical, online = [], list(on_demand)
-    else:
-        name = feature.name if feature.entity is None else f"{feature.name}_on_demand"
-        on_demand, request = [f"{name}:{name}"], list(feature.columns)
-        historical = [f"{feature.name}:{feature.name}"] if stored else []
-        online = [*historical, *on_demand]
-    return {
-        "features": [to_spec(item) for item in dict.fromkeys([*columns, feature])],
-        "rows": rows,
-        "entities": sorted({item.entity for item in stored}),
-        "request": list(dict.fromkeys(request)),
-        "online": online,
-        "on_demand": on_demand,
-        "historical": historical,
-    }
+    plan = plan_of([*map(subject.feature_named, sides), feature], rows)
+    if sides:  # which have this check of their own
+        plan |= {"online": [f"{feature.name}:{feature.name}"], "historical": []}
+    return plan
 
 
 def compare_with_feast(subject: Subject, expected: list[Any], answer: dict[str, dict[str, list[Any]]]) -> None:
