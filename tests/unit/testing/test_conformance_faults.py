@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import threading
 from dataclasses import dataclass, field, replace
-from types import SimpleNamespace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -75,11 +76,22 @@ def test_a_healthy_feature_passes(check):
     check(HEALTHY)
 
 
+class Nonsense:
+    @hookimpl
+    def llmrec_register_features(self):
+        return ["no feature"]
+
+
+class Sound:
+    @hookimpl
+    def llmrec_register_features(self):
+        return [FEATURE]
+
+
 def test_a_hook_that_returns_nonsense():
-    plugin = SimpleNamespace(llmrec_register_features=hookimpl(lambda: ["no feature"]))
-    caught(declarations.hooks_give_declarations, find_declarations(plugin), "expected an iterable of EmbeddingFeature")
-    sound = SimpleNamespace(llmrec_register_features=hookimpl(lambda: [FEATURE]))
-    declarations.hooks_give_declarations(find_declarations(sound))
+    declarations.hooks_give_declarations(find_declarations(Sound()))
+    words = "expected an iterable of EmbeddingFeature"
+    caught(declarations.hooks_give_declarations, find_declarations(Nonsense()), words)
 
 
 PLUGIN = """
@@ -274,7 +286,7 @@ def test_memory_that_is_kept():
         kept.append(np.zeros((len(outcome.values), 5_000)))
 
     values.memory_is_bounded(HEALTHY)
-    caught(values.memory_is_bounded, spoiled(keep), "kept when the values were gone")
+    caught(values.memory_is_bounded, spoiled(keep), "that are kept")
 
 
 def test_memory_that_grows_with_the_square_of_the_rows():
@@ -316,10 +328,13 @@ def test_another_value_from_feast():
 
 
 def test_every_check_is_in_this_file():
-    text = open(__file__).read()
+    text = re.sub(r"\(\s+", "(", Path(__file__).read_text(encoding="utf-8"))
     checks = (
-        *conformance.PLUGIN_CHECKS, *conformance.MODEL_CHECKS, *conformance.VALUE_CHECKS, *conformance.COLUMN_CHECKS,
+        *conformance.PLUGIN_CHECKS,
+        *conformance.MODEL_CHECKS,
+        *conformance.VALUE_CHECKS,
+        *conformance.COLUMN_CHECKS,
         *conformance.FEAST_CHECKS,
-    )  # fmt: skip
-    missing = [check.__name__ for check in checks if f"caught({check.__module__.rpartition('.')[2]}.{check.__name__}" not in text.replace("(\n        ", "(")]
-    assert missing == []
+    )
+    calls = {check: f"caught({check.__module__.rpartition('.')[2]}.{check.__name__}," for check in checks}
+    assert [check.__name__ for check, call in calls.items() if call not in text] == []
