@@ -69,4 +69,3 @@ def compute_bound(payload: str, columns: Columns, cache: str) -> tuple[list[Any]
     bound = cast(BoundColumn, from_values(json.loads(payload)))
     computed = runner_for(settings).compute(bound, columns, "batch", quiet=True)
     return list(computed.values), ["ok" if status == "cached" else status for status in computed.statuses]
-

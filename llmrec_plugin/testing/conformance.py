@@ -1,10 +1,10 @@
 """The contract of a plugin as checks over its own features and models.
 
-    check_plugin("acme").raise_failures()
+check_plugin("acme").raise_failures()
 
-    @parametrize_with_checks("acme")
-    def test_conformance(check):
-        check()
+@parametrize_with_checks("acme")
+def test_conformance(check):
+    check()
 """
 
 from __future__ import annotations
@@ -179,7 +179,11 @@ def _check(name: str, function: Callable[[Any], None], argument: Any) -> Check:
 
 
 def check_plugin(
-    plugin: Plugin, *, rows: Rows | None = None, select: Iterable[str] = (), done: Callable[[Result], None] | None = None
+    plugin: Plugin,
+    *,
+    rows: Rows | None = None,
+    select: Iterable[str] = (),
+    done: Callable[[Result], None] | None = None,
 ) -> Report:
     """Makes every check that applies and reports how each ended; failures are raised by `Report.raise_failures`.
 

@@ -104,7 +104,8 @@ def _given(items: Iterable[Any]) -> Declared:
         known: dict[str, Any] = features if isinstance(item, get_args(Feature)) else models
         if not isinstance(item, (*get_args(Feature), *get_args(Model))):
             raise DeclarationError(f"Expected features and models to check, got {type(item).__name__}: {item!r:.80}.")
-        if item.name in known:
-            raise DeclarationError(f"Two of the given declarations are named {item.name!r}. Rename one.")
-        known[item.name] = item
+        name: str = getattr(item, "name")  # noqa: B009 - every declaration has one
+        if name in known:
+            raise DeclarationError(f"Two of the given declarations are named {name!r}. Rename one.")
+        known[name] = item
     return Declared("given", "", features, models)

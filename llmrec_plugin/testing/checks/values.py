@@ -76,9 +76,7 @@ def values_have_the_declared_form(subject: Subject) -> None:
         )
     if not isinstance(subject.declaration, TokenFeature) and set(outcome.statuses) != {"ok"}:
         row = next(number for number, status in enumerate(outcome.statuses) if status != "ok")
-        fail(
-            "a value for every ordinary row", f"status {outcome.statuses[row]!r} of row {row}", "Pass rows= that fit."
-        )
+        fail("a value for every ordinary row", f"status {outcome.statuses[row]!r} of row {row}", "Pass rows= that fit.")
     if not isinstance(subject.declaration, SimilarityFeature):
         feature: Any = subject.declaration
         arrays = output_arrays(feature, outcome.values, outcome.statuses)

@@ -147,9 +147,9 @@ def test_what_is_no_plugin_is_refused(plugin, error, words):
 
 def test_the_network_is_refused():
     with refuse_network():
-        with pytest.raises(NetworkUseError, match="a connection to 192.0.2.1:443"), socket.socket() as plain:
+        with pytest.raises(NetworkUseError, match=r"a connection to 192\.0\.2\.1:443"), socket.socket() as plain:
             plain.connect(("192.0.2.1", 443))
-        with pytest.raises(NetworkUseError, match="'example.org'"):
+        with pytest.raises(NetworkUseError, match=r"'example\.org'"):
             socket.getaddrinfo("example.org", 443)
         with socket.create_server(("127.0.0.1", 0)) as server, socket.create_connection(server.getsockname()):
             pass
