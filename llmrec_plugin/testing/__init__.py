@@ -10,9 +10,22 @@
 ``conftest.py``. See docs/how-to/test-your-plugin.md.
 """
 
-from llmrec_plugin.testing.conformance import Check, Report, Result, check_plugin, checks_of, parametrize_with_checks
-from llmrec_plugin.testing.network import NetworkUseError, refuse_network
-from llmrec_plugin.testing.outcomes import CheckFailed, CheckSkipped
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from llmrec_plugin.testing.conformance import (
+        Check,
+        Report,
+        Result,
+        check_plugin,
+        checks_of,
+        parametrize_with_checks,
+    )
+    from llmrec_plugin.testing.network import NetworkUseError, refuse_network
+    from llmrec_plugin.testing.outcomes import CheckFailed, CheckSkipped
 
 __all__ = [
     "Check",
@@ -26,3 +39,15 @@ __all__ = [
     "parametrize_with_checks",
     "refuse_network",
 ]
+
+_MODULES = ("conformance", "network", "outcomes")
+
+
+def __getattr__(name: str) -> Any:
+    """Imports what is asked for, so that the command line need not load numpy and the runtime to list its commands."""
+    if name in __all__:
+        for module in _MODULES:
+            found = importlib.import_module(f"{__name__}.{module}")
+            if name in vars(found):
+                return vars(found)[name]
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

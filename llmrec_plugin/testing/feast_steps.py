@@ -1,4 +1,4 @@
-"""What the checks and fixtures do with Feast, in processes of their own. Importing it imports Feast, which takes seconds.
+"""What the checks and fixtures do with Feast, in processes of their own; importing it imports Feast.
 
 One process publishes: it has a repo. Another, which begins in an empty folder with nothing but the configuration of
 registry and stores, reads. Both are forked from one that has only imported Feast.

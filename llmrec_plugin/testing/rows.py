@@ -73,12 +73,8 @@ def column_kinds(bound: Bound) -> dict[str, Kind]:
     """What each column that the feature reads holds."""
     if isinstance(bound, BoundSimilarity):
         return {**column_kinds(bound.left), **column_kinds(bound.right)}
-    feature = bound.feature
-    if isinstance(bound, BoundNetwork):
-        kinds = _network_kinds(bound)
-    else:
-        kinds = _text_kinds(feature)  # type: ignore[arg-type]
-    noise = getattr(feature, "noise", None)
+    kinds = _network_kinds(bound) if isinstance(bound, BoundNetwork) else _text_kinds(bound.feature)
+    noise = getattr(bound.feature, "noise", None)
     return kinds if noise is None else {**kinds, noise.user: "key"}
 
 

@@ -56,7 +56,8 @@ def spoiled(fault):
 
 def moved(outcome, by):
     """The values with something added to each."""
-    changed = [None if value is None else value + np.float32(step) for value, step in zip(outcome.values, by, strict=False)]
+    pairs = zip(outcome.values, by, strict=False)
+    changed = [None if value is None else value + np.float32(step) for value, step in pairs]
     return Outcome(changed, outcome.statuses)
 
 
