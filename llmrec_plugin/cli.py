@@ -38,6 +38,7 @@ from llmrec_plugin.specs import (
     SimilarityFeature,
     to_spec,
 )
+from llmrec_plugin.testing.commands import check
 from llmrec_plugin.training.commands import train
 
 _as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
@@ -189,7 +190,7 @@ def export(model: str, name: str | None, texts: Path | None, **overrides: Any) -
     )
 
 
-for _command in (data, evaluate, train):
+for _command in (check, data, evaluate, train):
     main.add_command(_command)
 
 

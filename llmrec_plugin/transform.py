@@ -39,6 +39,7 @@ logger = logging.getLogger(__name__)
 View = Literal["batch", "on_demand"]
 _DECISIVE_FIRST: tuple[Status, ...] = ("invalid", "empty", "fallback", "ok")  # "fallback" is a promise for later
 Columns = Mapping[str, Sequence[Any]]
+Side = tuple[list["np.ndarray | None"], list[Status]]
 
 
 class Transform:
@@ -228,15 +229,26 @@ def _mode(columns: Columns) -> Mode:
 
 
 def _similarities(bound: BoundSimilarity, columns: Columns, called: float) -> tuple[list[float | None], list[Status]]:
-    """Per row the similarity, None where a side is null, fell back or (cosine) is a zero vector; and the status."""
-    (left, left_statuses), (right, right_statuses) = (
-        _side(side, bound.feature.name, columns, called) for side in (bound.left, bound.right)
-    )
-    statuses = [min(pair, key=_DECISIVE_FIRST.index) for pair in zip(left_statuses, right_statuses, strict=True)]
-    values: list[float | None] = [None] * len(left)
+    left, right = (_side(side, bound.feature.name, columns, called) for side in (bound.left, bound.right))
+    return compare(bound, left, right)
+
+
+def compare(bound: BoundSimilarity, left: Side, right: Side) -> tuple[list[float | None], list[Status]]:
+    """Per row the similarity of two vectors, and its status.
+
+    It is None where a side is null, fell back or (cosine) is a zero vector.
+
+    Args:
+        bound: The similarity.
+        left: n vectors, each (dims,) float32 or None, and their statuses.
+        right: The same of the other side.
+    """
+    pairs_of_statuses = zip(left[1], right[1], strict=True)
+    statuses = [min(pair, key=_DECISIVE_FIRST.index) for pair in pairs_of_statuses]
+    values: list[float | None] = [None] * len(statuses)
     pairs = [
         (row, a, b)
-        for row, (a, b) in enumerate(zip(left, right, strict=True))
+        for row, (a, b) in enumerate(zip(left[0], right[0], strict=True))
         if a is not None and b is not None and statuses[row] != "fallback"
     ]
     if pairs:
@@ -249,9 +261,7 @@ def _similarities(bound: BoundSimilarity, columns: Columns, called: float) -> tu
     return values, statuses
 
 
-def _side(
-    side: BoundVector, owner: str, columns: Columns, called: float
-) -> tuple[list[np.ndarray | None], list[Status]]:
+def _side(side: BoundVector, owner: str, columns: Columns, called: float) -> Side:
     """The vectors of one side, read from the columns if stored, else computed from the request; and their statuses."""
     if not side.stored:
         computed = _compute(side, columns, _mode(columns), called)

@@ -89,11 +89,12 @@ class Runner:
 
     Args:
         settings: Where artifacts and the cache lie, and which device to use.
+        cache: Instead of the one that the settings name.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, cache: ValueCache | None = None) -> None:
         self.store = ArtifactStore(settings.artifact_folders)
-        self.cache = ValueCache(settings.cache_folder, settings.cache_max_bytes)
+        self.cache = cache or ValueCache(settings.cache_folder, settings.cache_max_bytes)
         self._settings = settings
         self.requests = RequestCounts()
         self._encoders: dict[tuple[str, Profile], Encoder] = {}

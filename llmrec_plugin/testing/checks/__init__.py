@@ -1,0 +1,1 @@
+"""The checks: small functions that take a `Subject` (or what a plugin declares) and raise `CheckFailed`."""

@@ -1,0 +1,14 @@
+"""A tiny encoder stands in for the one that the feature uses, so the tests need neither weights nor an export."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+pytest_plugins = ["llmrec_plugin.testing.fixtures"]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _stand_in(tiny_encoder: Callable[..., object]) -> None:
+    tiny_encoder("all-minilm-l6-v2", dims=384, max_tokens=256)
