@@ -9,7 +9,7 @@ import numpy as np
 
 from llmrec_plugin.adapters.columns import component_names
 from llmrec_plugin.adapters.computing import FeatureVectors
-from llmrec_plugin.errors import DeclarationError, FingerprintMismatchError, InputError, MissingExtraError
+from llmrec_plugin.errors import DeclarationError, FingerprintMismatchError, InputError, MissingColumnError, MissingExtraError
 from llmrec_plugin.specs import ColumnFeature
 
 try:
@@ -120,10 +120,11 @@ class FeatureTransformer(TransformerMixin, BaseEstimator):
 
 def _columns(feature: ColumnFeature, rows: Any) -> Mapping[str, Sequence[Any]]:
     names = feature.columns
-    if hasattr(rows, "columns"):
-        return {name: rows[name].tolist() for name in names if name in rows.columns}
-    if isinstance(rows, Mapping):
-        return rows
+    if isinstance(rows, Mapping) or hasattr(rows, "columns"):
+        missing = [name for name in names if name not in rows]
+        if missing:
+            raise MissingColumnError(feature.name, missing, map(str, rows.keys()))
+        return {name: list(rows[name]) for name in names}
     if isinstance(rows, str) or len(names) > 1:
         raise InputError(
             f"Feature {feature.name!r} reads {', '.join(map(repr, names))}: expected a frame with "

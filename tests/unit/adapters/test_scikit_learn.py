@@ -142,4 +142,4 @@ def test_what_cannot_be_transformed_is_refused(transformer, rows, error, message
 
 def test_a_frame_without_the_column_is_refused():
     with pytest.raises(MissingColumnError, match="'title'"):
-        FeatureTransformer(embedding()).fit(pd.DataFrame({"name": TITLES})).transform(pd.DataFrame({"name": TITLES}))
+        FeatureTransformer(embedding()).fit(pd.DataFrame({"name": TITLES}))
