@@ -31,7 +31,7 @@ _MODULES = {
     "write_source": "hugging_face",
 }
 
-__all__ = list(_MODULES)  # noqa: PLE0604 - the keys are strings
+__all__ = list(_MODULES)
 
 
 def __getattr__(name: str) -> Any:

@@ -9,7 +9,13 @@ import numpy as np
 
 from llmrec_plugin.adapters.columns import component_names
 from llmrec_plugin.adapters.computing import FeatureVectors
-from llmrec_plugin.errors import DeclarationError, FingerprintMismatchError, InputError, MissingColumnError, MissingExtraError
+from llmrec_plugin.errors import (
+    DeclarationError,
+    FingerprintMismatchError,
+    InputError,
+    MissingColumnError,
+    MissingExtraError,
+)
 from llmrec_plugin.specs import ColumnFeature
 
 try:

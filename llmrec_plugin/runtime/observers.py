@@ -1,4 +1,4 @@
-"""Who is told of each finished run of this process: metrics and traces. Nobody is by default, and that costs nothing."""
+"""Who is told of each finished run of this process: metrics, traces. By default nobody, and that costs nothing."""
 
 from __future__ import annotations
 

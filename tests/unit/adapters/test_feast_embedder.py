@@ -5,11 +5,11 @@ import asyncio
 import numpy as np
 import pandas as pd
 import pytest
-from samples import embedding, labelled
-
 from feast import FeatureStore, RepoConfig
 from feast.doc_embedder import DocEmbedder
 from feast.embedder import BaseEmbedder, EmbeddingProvider
+from samples import embedding, labelled
+
 from llmrec_plugin.adapters import FeatureEmbedder, FeatureEmbeddingProvider
 from llmrec_plugin.errors import DeclarationError, InputError, UnknownNameError
 

@@ -85,7 +85,7 @@ def test_moments_of_the_dataset_are_kept(dataset, tmp_path):
     assert table["seen"].to_pylist() == moments
 
 
-@pytest.mark.parametrize("at", [None, datetime(2026, 1, 1)])  # noqa: DTZ001 - the case that is tested
+@pytest.mark.parametrize("at", [None, datetime(2026, 1, 1)])
 def test_a_source_needs_a_moment_with_a_time_zone(dataset, tmp_path, at):
     with pytest.raises(InputError, match="a datetime with a time zone"):
         write_source(dataset, tmp_path / "items.parquet", at=at)

@@ -44,7 +44,15 @@ def test_scikit_learn_s_own_checks_pass(estimator, check):
 def test_vectors_are_those_of_feast_whatever_holds_the_texts(vectors_of):
     expected = vectors_of(TITLES)
     frame = pd.DataFrame({"title": TITLES, "other": range(4)})
-    for rows in (TITLES, tuple(TITLES), np.array(TITLES), np.array(TITLES)[:, None], frame["title"], frame, dict(frame)):
+    for rows in (
+        TITLES,
+        tuple(TITLES),
+        np.array(TITLES),
+        np.array(TITLES)[:, None],
+        frame["title"],
+        frame,
+        dict(frame),
+    ):
         got = FeatureTransformer(embedding()).fit_transform(rows)
         assert got.dtype == np.float32
         np.testing.assert_array_equal(got, expected)
