@@ -80,16 +80,16 @@ def observe_with_prometheus(registry: CollectorRegistry | None = None) -> Callab
     Returns:
         A function that ends it; what was counted stays in the registry.
     """
-    if registry is None:
-        from prometheus_client import REGISTRY as registry  # noqa: N811 - the library's name
-    assert registry is not None
-    if registry not in _observers:
-        _observers[registry] = PrometheusObserver(registry)
-    if registry not in _removers:
-        _removers[registry] = add_observer(_observers[registry])
+    import prometheus_client
+
+    counted = prometheus_client.REGISTRY if registry is None else registry
+    if counted not in _observers:
+        _observers[counted] = PrometheusObserver(counted)
+    if counted not in _removers:
+        _removers[counted] = add_observer(_observers[counted])
 
     def remove() -> None:
-        end = _removers.pop(registry, None)
+        end = _removers.pop(counted, None)
         if end is not None:
             end()
 

@@ -92,7 +92,7 @@ class RankerDataset(Dataset[dict[str, torch.Tensor]]):
         return found | {name: ids[starts[row] : starts[row + 1]] for name, (ids, starts) in self._tags.items()}
 
     def _add(self, name: str, matrix: np.ndarray, present: np.ndarray) -> None:
-        self._tensors[name] = torch.from_numpy(np.nan_to_num(matrix, copy=False, nan=0.0))
+        self._tensors[name] = torch.from_numpy(np.where(np.isnan(matrix), np.float32(0), matrix))
         self._tensors[f"{name}_present"] = torch.from_numpy(present)
 
 
@@ -133,7 +133,7 @@ def _numbers(cells: pd.Series) -> np.ndarray:
     import pandas as pd
 
     try:
-        return pd.to_numeric(cells).to_numpy(dtype=np.float32, na_value=np.nan)
+        return pd.to_numeric(cells).to_numpy(dtype=np.float32, na_value=np.nan, copy=True)
     except (ValueError, TypeError) as exc:
         raise ColumnTypeError(f"Column {cells.name!r}: expected numbers, got {exc}.") from exc
 
@@ -162,12 +162,12 @@ def _ids(cells: Any, name: str, vocabulary: Sequence[str]) -> np.ndarray:
 def _lists(cells: pd.Series, name: str, vocabulary: Sequence[str]) -> tuple[torch.Tensor, list[int]]:
     """The ids of all rows, one after another, and where each row begins; one more at the end."""
     import pyarrow as pa
+    import pyarrow.compute as pc
 
     try:
         array = pa.array(np.asarray(cells, dtype=object), pa.list_(pa.string()), from_pandas=True)
     except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError) as exc:
         raise ColumnTypeError(f"Column {name!r}: expected lists of strings, or None: {exc}.") from exc
-    array = array.fill_null([])
-    ids = torch.from_numpy(_ids(array.flatten().to_pandas(), name, vocabulary))
-    starts = array.offsets.to_numpy()
-    return ids, (starts - starts[0]).tolist()
+    ids = _ids(array.flatten().to_numpy(zero_copy_only=False), name, vocabulary)
+    lengths = pc.list_value_length(array).fill_null(0).to_numpy(zero_copy_only=False)
+    return torch.from_numpy(ids), [0, *np.cumsum(lengths).tolist()]

@@ -41,10 +41,8 @@ class Answer:
 
 @pytest.fixture
 def document_embedder(tmp_path):
-    (tmp_path / "feature_store.yaml").write_text("project: p\nprovider: local\nregistry: registry.db\n")
     made = DocEmbedder(
         repo_path=str(tmp_path),
-        yaml_path=str(tmp_path / "feature_store.yaml"),
         feature_view_name="passages",
         embedder=FeatureEmbedder(embedding()),
         create_feature_view=True,
