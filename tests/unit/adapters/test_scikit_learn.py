@@ -28,6 +28,7 @@ from sklearn.compose import ColumnTransformer  # noqa: E402
 from sklearn.exceptions import NotFittedError, SkipTestWarning  # noqa: E402
 from sklearn.linear_model import LogisticRegression  # noqa: E402
 from sklearn.pipeline import make_pipeline  # noqa: E402
+from sklearn.utils import estimator_checks  # noqa: E402
 from sklearn.utils.estimator_checks import parametrize_with_checks  # noqa: E402
 
 from llmrec_plugin.adapters import FeatureTransformer  # noqa: E402
@@ -44,6 +45,18 @@ with warnings.catch_warnings():
 @own_checks
 def test_scikit_learn_s_own_checks_pass(estimator, check):
     check(estimator)
+
+
+@pytest.mark.parametrize(
+    "name",
+    """
+    do_not_raise_errors_in_init_or_set_param estimator_repr estimator_tags_renamed get_params_invariance mixin_order
+    no_attributes_set_in_init parameters_default_constructible set_params valid_tag_types
+    """.split(),
+)
+def test_its_checks_that_need_no_rows_pass(name):
+    check = getattr(estimator_checks, f"check_{name}")
+    check("FeatureTransformer", FeatureTransformer(embedding()))
 
 
 def test_vectors_are_those_of_feast_whatever_holds_the_texts(vectors_of):
