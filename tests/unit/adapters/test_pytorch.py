@@ -88,7 +88,7 @@ def test_a_ranker_learns_from_it():
     torch.manual_seed(0)
     layer = torch.nn.Linear(8, 1)
     optimizer = torch.optim.Adam(layer.parameters(), lr=0.1)
-    for _ in range(3):
+    for _ in range(10):
         for batch in DataLoader(dataset, 64, shuffle=True, collate_fn=collate_rows):
             scores = layer(batch["item_title_embedding"]).squeeze(1)
             loss = torch.nn.functional.binary_cross_entropy_with_logits(scores, batch["label"])
