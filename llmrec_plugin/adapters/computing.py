@@ -103,9 +103,9 @@ class FeatureVectors(FeatureValues):
         dims = self.dims
         values = self.compute(columns, mode).values
         matrix = np.full((len(values), dims), np.nan, dtype=np.float32)
-        present = [row for row, value in enumerate(values) if value is not None]
+        present = {row: value for row, value in enumerate(values) if isinstance(value, np.ndarray)}
         if present:
-            matrix[present] = np.stack([values[row] for row in present])  # type: ignore[arg-type]
+            matrix[list(present)] = np.stack(list(present.values()))
         return matrix
 
 

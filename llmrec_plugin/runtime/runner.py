@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Sized
 from dataclasses import replace
 from types import MappingProxyType
 from typing import Any, Literal, NamedTuple, cast
@@ -448,8 +448,12 @@ class Runner:
     def waiting(self) -> int:
         """How many texts and rows of requests wait to be computed, or are being computed, in this process."""
         with self._lock:
-            batchers = [*self._batchers.values(), *self._writing_batchers.values(), *self._network_batchers.values()]
-        return sum(map(len, batchers))
+            batchers: list[Sized] = [
+                *self._batchers.values(),
+                *self._writing_batchers.values(),
+                *self._network_batchers.values(),
+            ]
+        return sum(len(batcher) for batcher in batchers)
 
     def record(self, report: RunReport, *, show: bool = True) -> None:
         """Keeps the report of a finished run, tells observers and, where progress is shown and `show`, prints it."""
