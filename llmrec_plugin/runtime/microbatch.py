@@ -120,6 +120,11 @@ class MicroBatcher(Generic[T]):
                 raise call.error
             return dict(call.values)
 
+    def __len__(self) -> int:
+        """How many texts wait or are being encoded."""
+        with self._lock:
+            return len(self._waiting)
+
     def drain(self) -> None:
         """Returns when all that waits is encoded and kept."""
         with self._lock:

@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Sized
 from dataclasses import replace
 from types import MappingProxyType
 from typing import Any, Literal, NamedTuple, cast
@@ -35,6 +35,7 @@ from llmrec_plugin.pipeline.postprocess import combine, finish
 from llmrec_plugin.pipeline.prompts import read_rows
 from llmrec_plugin.pipeline.redaction import redact_columns
 from llmrec_plugin.pipeline.text import clean
+from llmrec_plugin.runtime import observers
 from llmrec_plugin.runtime.cache import RunReport, ValueCache
 from llmrec_plugin.runtime.counts import RequestCounts
 from llmrec_plugin.runtime.encoder import Encoder
@@ -445,14 +446,25 @@ class Runner:
         for running in list(self._network_batchers.values()):
             running.drain()
 
-    def record(self, report: RunReport) -> None:
-        """Keeps the report of a finished run and, where progress is shown, prints it."""
+    def waiting(self) -> int:
+        """How many texts and rows of requests wait to be computed, or are being computed, in this process."""
+        with self._lock:
+            batchers: list[Sized] = [
+                *self._batchers.values(),
+                *self._writing_batchers.values(),
+                *self._network_batchers.values(),
+            ]
+        return sum(len(batcher) for batcher in batchers)
+
+    def record(self, report: RunReport, *, show: bool = True) -> None:
+        """Keeps the report of a finished run, tells observers and, where progress is shown and `show`, prints it."""
+        observers.notify(report, self.waiting)
         if report.mode in _REQUESTS:
             self.requests.add(report)
             logger.debug("%s", report)
             return
         self.cache.record(report)
-        if self._settings.progress:
+        if self._settings.progress and show:
             print(report, file=sys.stderr)
 
     def _encode(
@@ -494,7 +506,7 @@ class Runner:
 
         def prepare() -> Prepared[np.ndarray]:
             encoder = self.encoder(bound, "online")
-            return Prepared(lambda texts: self._encode_texts(bound, encoder, texts)[0], encoder.token_budget)
+            return Prepared(lambda texts: self._encode_shared(bound, encoder, texts), encoder.token_budget)
 
         with self._lock:
             if key not in self._batchers:
@@ -505,6 +517,12 @@ class Runner:
                     count_tokens=lambda text: min(len(text) // CHARACTERS_PER_TOKEN + 2, max_tokens),
                 )
             return self._batchers[key]
+
+    def _encode_shared(self, bound: BoundFeature, encoder: Encoder, texts: list[str]) -> list[np.ndarray | None]:
+        """The vectors of a batch that requests share; no report of theirs has its tokens."""
+        vectors, tokens = self._encode_texts(bound, encoder, texts)
+        observers.notify_tokens(bound.feature.name, tokens)
+        return vectors
 
     def _encode_texts(
         self, bound: BoundFeature, encoder: Encoder, texts: list[str]
