@@ -14,7 +14,9 @@ prometheus_client = pytest.importorskip("prometheus_client", reason="it comes wi
 
 
 @pytest.fixture
-def registry():
+def registry(monkeypatch):
+    # Once Feast is imported, all registries of a process share their counts in files.
+    monkeypatch.setattr(prometheus_client.values, "ValueClass", prometheus_client.values.MutexValue)
     return prometheus_client.CollectorRegistry()
 
 

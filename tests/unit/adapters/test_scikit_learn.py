@@ -50,7 +50,7 @@ def test_scikit_learn_s_own_checks_pass(estimator, check):
 @pytest.mark.parametrize(
     "name",
     """
-    do_not_raise_errors_in_init_or_set_param estimator_repr estimator_tags_renamed get_params_invariance mixin_order
+    do_not_raise_errors_in_init_or_set_params estimator_repr estimator_tags_renamed get_params_invariance mixin_order
     no_attributes_set_in_init parameters_default_constructible set_params valid_tag_types
     """.split(),
 )
