@@ -1,6 +1,8 @@
 """The command line.
 
-    llmrec plugins | features | models | export | data | train | evaluate | calibrate | plan | doctor | rollout | cache
+    llmrec plugins | features | models | check
+           export | calibrate | data | train | evaluate
+           plan | doctor | rollout | erase | cache
 
 Errors of this package end with one line and exit code 1; wrong usage with exit code 2.
 """
@@ -13,7 +15,7 @@ from collections.abc import Iterable, Sequence
 from datetime import datetime
 from pathlib import Path
 from statistics import median
-from typing import Any, get_args
+from typing import IO, Any, get_args
 
 import click
 
@@ -338,6 +340,50 @@ _repo = click.option(
     type=click.Path(exists=True, file_okay=False),
     help="The feature repo.",
 )
+
+
+@main.command()
+@click.argument("entity")
+@click.argument("keys", nargs=-1, metavar="KEY...")
+@click.option("--keys-file", type=click.File(encoding="utf-8"), help="More keys, one per line; - for standard input.")
+@click.option("--all-cached", is_flag=True, help="Erase all cached values of these features, whatever their keys.")
+@click.option("--dry-run", is_flag=True, help="Only count.")
+@_as_json
+@_repo
+def erase(
+    entity: str,
+    keys: tuple[str, ...],
+    keys_file: IO[str] | None,
+    all_cached: bool,
+    dry_run: bool,
+    as_json: bool,
+    folder: str,
+) -> None:
+    """Erases what was computed from the texts of KEYs of an ENTITY: online, in training tables, in the cache.
+
+    Run it while the raw source still has the rows, then delete them there.
+
+    \b
+    llmrec erase user 4711 --dry-run
+    llmrec erase user --keys-file leavers.txt
+    """
+    from dataclasses import asdict
+
+    from llmrec_plugin.feast import erasure, rollouts  # takes seconds to import
+
+    keys += tuple(line.strip() for line in keys_file or () if line.strip())
+    if not keys:
+        raise click.UsageError("Give KEYs, or --keys-file.")
+    found = erasure.erase(rollouts.open_store(folder), entity, keys, all_cached=all_cached, dry_run=dry_run)
+    if as_json:
+        _print_json([asdict(item) for item in found])
+        return
+    _print_table([asdict(item) for item in found])
+    rows = max(item.source for item in found)
+    if rows:
+        click.echo(f"The raw source still has {rows} rows of these keys: delete them, or they are computed again.")
+    elif not all_cached:
+        click.echo("The raw source has no row of these keys, so no cached text was found by them: see --all-cached.")
 
 
 @main.group()

@@ -18,6 +18,7 @@ inherits the builtin it refines, so callers may catch either::
     ├── FingerprintMismatchError (RuntimeError)
     ├── FetchError (RuntimeError)              features that were fetched are not those asked for
     ├── OnlineStoreError (RuntimeError)        the online store cannot do what was asked
+    ├── ErasureError (RuntimeError)            something that was to be erased is still there
     ├── RolloutError (RuntimeError)            versions cannot be kept side by side, or not be switched now
     ├── SourceError (RuntimeError)             weights or tokenizer cannot be found or exported
     ├── ParityError (RuntimeError)             the exported graph differs from PyTorch
@@ -113,6 +114,10 @@ class FetchError(LLMRecError, RuntimeError):
 
 class OnlineStoreError(LLMRecError, RuntimeError):
     """The online store cannot do what was asked of it."""
+
+
+class ErasureError(LLMRecError, RuntimeError):
+    """Something that was to be erased is still there; the message names it."""
 
 
 class RolloutError(LLMRecError, RuntimeError):

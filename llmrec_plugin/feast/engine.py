@@ -18,7 +18,6 @@ import logging
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import replace
 from itertools import compress
 from typing import Any
@@ -30,12 +29,11 @@ from feast.infra.compute_engines.local.job import LocalMaterializationJob
 from feast.infra.registry.base_registry import BaseRegistry
 from feast.protos.feast.types.Value_pb2 import Value
 from feast.repo_config import FeastConfigBaseModel
-from filelock import FileLock, Timeout
 from pydantic import Field, ValidationError
 from tqdm import tqdm
 
 from llmrec_plugin.errors import InputError, SettingsError
-from llmrec_plugin.feast.jobs import Job, Selection, count_lost, entity_keys, is_ours, open_job, select, states
+from llmrec_plugin.feast.jobs import Job, Selection, alone, count_lost, entity_keys, is_ours, open_job, select, states
 from llmrec_plugin.feast.training import TrainingSource
 from llmrec_plugin.feast.vectors import value_columns
 from llmrec_plugin.feast.writing import writing
@@ -116,7 +114,7 @@ class _Run:
         self._report = RunReport.begin(self._job.bound.feature.name, self._job.bound.fingerprint, "batch")
 
     def execute(self) -> None:
-        with _alone(self._job):
+        with alone(self._job):
             self._write_selected()
             self._check_source()
             self._check_invalid()
@@ -269,21 +267,6 @@ class _Run:
                 self._job.bound.feature.name, lost,
             )  # fmt: skip
             self._job.target.forget()
-
-
-@contextmanager
-def _alone(job: Job) -> Iterator[None]:
-    """One run per target at a time; a second one waits, then finds everything cached."""
-    lock = FileLock(job.target.lock_path)
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        logger.warning("%s: another process materializes this view; waiting for it to end.", job.bound.feature.name)
-        lock.acquire()
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 class _Bar:

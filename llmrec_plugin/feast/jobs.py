@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -17,6 +19,7 @@ from feast.infra.online_stores.online_store import OnlineStore
 from feast.protos.feast.types.EntityKey_pb2 import EntityKey
 from feast.repo_config import RepoConfig
 from feast.type_map import python_values_to_proto_values
+from filelock import FileLock, Timeout
 
 from llmrec_plugin.binding import BoundColumn
 from llmrec_plugin.errors import InputError
@@ -27,6 +30,8 @@ from llmrec_plugin.runtime.runner import Runner, runner_for
 from llmrec_plugin.settings import load_settings
 from llmrec_plugin.specs import digest
 from llmrec_plugin.transform import Transform
+
+logger = logging.getLogger(__name__)
 
 State: TypeAlias = Literal["new", "changed", "unchanged", "superseded"]
 Written: TypeAlias = Callable[[Sequence[Key]], Mapping[Key, Entry]]
@@ -137,6 +142,21 @@ def _load(config: RepoConfig, source: Any, offline_store: OfflineStore) -> pads.
         created_timestamp_column=source.created_timestamp_column or None,
     )
     return pads.dataset(job.to_arrow())
+
+
+@contextmanager
+def alone(job: Job) -> Iterator[None]:
+    """One run per target at a time; a second one waits, then finds everything cached."""
+    lock = FileLock(job.target.lock_path)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        logger.warning("%s: another process materializes this view; waiting for it to end.", job.bound.feature.name)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 @dataclass

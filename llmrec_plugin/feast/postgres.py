@@ -20,12 +20,14 @@ from typing import Any, Literal
 
 import numpy as np
 from feast import Entity, FeatureView, Field, RepoConfig
+from feast.infra.key_encoding_utils import serialize_entity_key
 from feast.infra.online_stores.helpers import compute_table_id
 from feast.infra.online_stores.postgres_online_store.postgres import (
     PostgreSQLOnlineStore,
     PostgreSQLOnlineStoreConfig,
 )
 from feast.infra.utils.postgres.postgres_config import ConnectionType
+from feast.protos.feast.types.EntityKey_pb2 import EntityKey
 from psycopg import Connection, sql
 from pydantic import field_validator
 
@@ -98,6 +100,13 @@ class LLMRecPostgreSQLOnlineStore(VectorSearch, PostgreSQLOnlineStore):
                 if column.vector_index:
                     with self._get_conn(config, autocommit=True) as connection:
                         connection.execute(_index(_table(config, table), column))
+
+    def delete_rows(self, config: RepoConfig, table: FeatureView, keys: Sequence[EntityKey]) -> None:
+        """Deletes the rows of entities; their bytes leave the disk with PostgreSQL's next vacuum."""
+        serialized = [serialize_entity_key(key, config.entity_key_serialization_version) for key in keys]
+        statement = sql.SQL("DELETE FROM {} WHERE entity_key = ANY(%s)")
+        with self._get_conn(config, autocommit=True) as connection:
+            connection.execute(statement.format(sql.Identifier(_table(config, table))), (serialized,))
 
     def nearest_rows(
         self, config: RepoConfig, table: FeatureView, column: Field, query: np.ndarray, metric: Metric, count: int

@@ -14,13 +14,14 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Literal
 
 from feast import FeatureView, Field, RepoConfig
-from feast.infra.online_stores.helpers import _mmh3, _redis_key_prefix, compute_versioned_name
+from feast.infra.online_stores.helpers import _mmh3, _redis_key, _redis_key_prefix, compute_versioned_name
 from feast.infra.online_stores.redis import RedisOnlineStore, RedisOnlineStoreConfig
 from feast.infra.supported_async_methods import SupportedAsyncMethods
+from feast.protos.feast.types.EntityKey_pb2 import EntityKey
 
 from llmrec_plugin.feast.vectors import ExactSearch, decode
 from llmrec_plugin.feast.versions import FINGERPRINT_TAG
@@ -68,6 +69,15 @@ class LLMRecRedisOnlineStore(ExactSearch, RedisOnlineStore):
                 self._kept = {other: kept for other, kept in self._kept.items() if now - kept[0] < seconds}
                 self._kept[name] = now, blocks
             return blocks
+
+    def delete_rows(self, config: RepoConfig, table: FeatureView, keys: Sequence[EntityKey]) -> None:
+        """Deletes what the store holds of entities for this view; a Redis key with nothing else goes with it."""
+        name = _stored_name(config, table)
+        fields = [f"_ts:{name}".encode(), *(_mmh3(f"{name}:{field.name}") for field in table.features)]
+        with self._get_client(config.online_store).pipeline(transaction=False) as pipeline:
+            for key in keys:
+                pipeline.hdel(_redis_key(config.project, key, config.entity_key_serialization_version), *fields)
+            pipeline.execute()
 
     def _rows(self, config: RepoConfig, table: FeatureView, column: Field) -> Iterator[tuple[bytes, bytes]]:
         """Serialized entity keys of a view, and the values of one column."""

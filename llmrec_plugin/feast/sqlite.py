@@ -15,12 +15,14 @@ from __future__ import annotations
 import sqlite3
 import sys
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Literal, NamedTuple
 
 from feast import FeatureView, Field, RepoConfig
+from feast.infra.key_encoding_utils import serialize_entity_key
 from feast.infra.online_stores.helpers import compute_table_id
 from feast.infra.online_stores.sqlite import SqliteOnlineStore, SqliteOnlineStoreConfig
+from feast.protos.feast.types.EntityKey_pb2 import EntityKey
 
 from llmrec_plugin.feast.vectors import ExactSearch, decode
 from llmrec_plugin.pipeline.nearest import Block
@@ -67,6 +69,16 @@ class LLMRecSqliteOnlineStore(ExactSearch, SqliteOnlineStore):
                 cached = _Cached(connection, version, list(_read(connection, name, column)), size)
             self._cached[name, column.name] = cached
             return cached.blocks
+
+    def delete_rows(self, config: RepoConfig, table: FeatureView, keys: Sequence[EntityKey]) -> None:
+        """Deletes the rows of entities, and overwrites them in the file."""
+        connection = self._get_conn(config)
+        name = compute_table_id(config.project, table, config.registry.enable_online_feature_view_versioning)
+        serialized = [(serialize_entity_key(key, config.entity_key_serialization_version),) for key in keys]
+        connection.execute("PRAGMA secure_delete = ON")
+        with connection:
+            connection.executemany(f"DELETE FROM {_quoted(name)} WHERE entity_key = ?", serialized)  # noqa: S608
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
     def _bytes_cached(self) -> int:
         return sum(cached.size for cached in self._cached.values())

@@ -13,7 +13,7 @@ import logging
 import sqlite3
 import time
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -21,6 +21,7 @@ from typing import Literal, TypeAlias, get_args
 
 import numpy as np
 
+from llmrec_plugin.errors import ErasureError
 from llmrec_plugin.runtime.database import BUSY_SECONDS, KEYS_PER_QUERY, Database
 
 logger = logging.getLogger(__name__)
@@ -187,6 +188,24 @@ class ValueCache:
             added = len(rows) - replaced, sum(len(value) for _, _, value, _ in rows) - replaced_bytes
             connection.execute("UPDATE total SET entries = entries + ?, bytes = bytes + ?", added)
             self._evict(connection)
+
+    def erase(self, fingerprint: str, texts: Iterable[str] | None = None) -> int:
+        """Deletes the values of `texts`, or all of the fingerprint, and overwrites them in the file; returns how many.
+
+        Raises:
+            ErasureError: The file cannot be written; unlike elsewhere that must not go unseen.
+        """
+        try:
+            with self._databases["write"].erasing() as connection:
+                if texts is None:
+                    return connection.execute("DELETE FROM entries WHERE fingerprint = ?", (fingerprint,)).rowcount
+                keys = [(_key(fingerprint, text),) for text in texts]
+                return connection.executemany("DELETE FROM entries WHERE key = ?", keys).rowcount
+        except (sqlite3.Error, OSError) as exc:
+            raise ErasureError(
+                f"The value cache {self.path} cannot be erased from ({exc}): expected a file that this user may "
+                "write. Stop the processes that use it, or delete it as a whole; its values are computed again."
+            ) from exc
 
     def record(self, report: RunReport) -> None:
         """Keeps the report among the last 1,000."""

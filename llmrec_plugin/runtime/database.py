@@ -64,6 +64,25 @@ class Database:
             connection.execute("BEGIN IMMEDIATE")
             yield connection
 
+    @contextmanager
+    def erasing(self) -> Iterator[sqlite3.Connection]:
+        """A transaction whose deletions leave no copy: their bytes are overwritten, and the log is emptied.
+
+        Raises:
+            sqlite3.Error, OSError: The file cannot be used.
+        """
+        with self.connect() as connection:
+            connection.execute("PRAGMA secure_delete = ON")
+            try:
+                with connection:
+                    connection.execute("BEGIN IMMEDIATE")
+                    yield connection
+                (busy, *_) = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+            finally:
+                connection.execute("PRAGMA secure_delete = OFF")
+            if busy:
+                raise sqlite3.OperationalError("another process reads it all the time, so its log cannot be emptied")
+
     def close(self) -> None:
         """Closes the file; the next use opens it again."""
         with self.lock:

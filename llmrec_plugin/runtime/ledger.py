@@ -196,6 +196,12 @@ class Target:
                 keys |= dict.fromkeys(key for (key,) in connection.execute(query, (self._number, size)))
         return list(keys)
 
+    def remove(self, keys: Sequence[Key]) -> None:
+        """Removes the entries of some entities, and overwrites them in the file."""
+        with self._ledger._guard(), self._ledger._database.erasing() as connection:
+            statement = "DELETE FROM rows WHERE target = ? AND key = ?"
+            connection.executemany(statement, [(self._number, key) for key in keys])
+
     def forget(self) -> None:
         """Removes every entry: the store was emptied."""
         with self._ledger._writing() as connection:

@@ -189,6 +189,14 @@ class RawRows:
             if len(positions):
                 yield positions, self._rows(batch.filter(pa.array(here)))
 
+    def of(self, keys: Sequence[Key]) -> Iterator[Rows]:
+        """All rows of some entities, in chunks of at most `ROWS_PER_BATCH`."""
+        wanted = pa.array(keys).cast(self._key_type)
+        for batch in self._batches(list(self._raw), ROWS_PER_BATCH):
+            here = pc.is_in(batch.column(self._raw[self._key]).cast(self._key_type), value_set=wanted)
+            if here.true_count:
+                yield self._rows(batch.filter(here))
+
     def _rows(self, batch: pa.RecordBatch) -> Rows:
         columns = {name: batch.column(self._raw[name]).to_pylist() for name in self.feature.columns}
         created = _microseconds(batch.column(self._raw[self._created])) if self._created else None

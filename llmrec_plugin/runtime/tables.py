@@ -67,6 +67,27 @@ class Table:
             os.utime(self._folder)
         return current
 
+    def count(self, is_in: Callable[[Path], bool]) -> int:
+        """How many states have a part for which `is_in` is true."""
+        return len(self._holding(is_in))
+
+    def delete(self, is_in: Callable[[Path], bool]) -> None:
+        """Deletes the states with such a part, but for those that a process reads."""
+        with self._lock:
+            for state in self._holding(is_in):
+                if _is_free(state):
+                    shutil.rmtree(state)
+
+    def _holding(self, is_in: Callable[[Path], bool]) -> list[Path]:
+        known: dict[int, bool] = {}  # states share parts
+        found = []
+        for state in self._folder.iterdir():
+            parts = {part.stat().st_ino: part for part in state.glob("part-*.parquet")}
+            known |= {number: is_in(part) for number, part in parts.items() if number not in known}
+            if any(known[number] for number in parts):
+                found.append(state)
+        return found
+
     def _write(self, target: Path, sources: Mapping[str, str], write: Callable[[str, Path], None]) -> None:
         known = self._known_parts()
         temporary = self._folder / ".new"  # the lock is held: what lies there is of a process that died
