@@ -73,7 +73,7 @@ class Server:
     """One checkout's ``feast serve``."""
 
     def __init__(
-        self, name: str, checkout: Path, folder: Path, features: str, environ: dict[str, str], workers: int
+        self, name: str, checkout: Path, folder: Path, files: dict[str, str], environ: dict[str, str], workers: int
     ) -> None:
         self.name = name
         with contextlib.closing(socket.socket()) as probe:
@@ -82,9 +82,9 @@ class Server:
         self._environ = {**os.environ, **environ, "PYTHONPATH": str(checkout), "PYTHONWARNINGS": "ignore"}
         self._folder = folder
         if not (folder / "registry.db").exists():
-            prepare(folder, features, self._environ)
+            prepare(folder, files, self._environ)
         command = [feast(), "serve", "-h", "127.0.0.1", "-p", str(self.port), "-w", str(workers)]
-        self._process = subprocess.Popen(
+        self.process = subprocess.Popen(
             [*command, "--max-requests", "0", "--no-access-log"],
             cwd=folder,
             env=self._environ,
@@ -101,8 +101,8 @@ class Server:
         raise SystemExit(f"{self.name} did not start: {self._folder / 'serve.log'}")
 
     def stop(self) -> None:
-        self._process.terminate()
-        self._process.wait(60)
+        self.process.terminate()
+        self.process.wait(60)
 
 
 class Client:
@@ -129,10 +129,11 @@ def feast() -> str:
     return str(Path(sys.executable).with_name("feast"))
 
 
-def prepare(folder: Path, features: str, environ: dict[str, str]) -> None:
+def prepare(folder: Path, files: dict[str, str], environ: dict[str, str]) -> None:
+    """Makes a repo of these files over one item, and materializes it."""
     folder.mkdir(parents=True)
-    (folder / "features.py").write_text(features)
-    (folder / "feature_store.yaml").write_text(CONFIGURATION)
+    for name, text in files.items():
+        (folder / name).write_text(text)
     frame = pd.DataFrame({"item": ["i"], "title": ["a fast parser"], "event_timestamp": [pd.Timestamp.now("UTC")]})
     frame.to_parquet(folder / "items.parquet", coerce_timestamps="us")
     for command in (["apply"], ["materialize", "2020-01-01T00:00:00", "2100-01-01T00:00:00"]):
@@ -216,6 +217,7 @@ def main() -> None:
     checkouts = {"before": options.against} if options.against else {}
     checkouts["after"] = Path(__file__).parents[1]
     features = FEATURES.format(model=options.model, dims=options.dims, max_tokens=options.max_tokens)
+    files = {"features.py": features, "feature_store.yaml": CONFIGURATION}
     root = Path(tempfile.mkdtemp(prefix="on-demand-"))
     rows = []
     try:
@@ -229,7 +231,7 @@ def main() -> None:
                         "LLMREC_PROGRESS": "0",
                     }
                     folder = root / name / "repo"
-                    servers.append(Server(name, checkout.absolute(), folder, features, environ, workers))
+                    servers.append(Server(name, checkout.absolute(), folder, files, environ, workers))
                 for server in servers:
                     server.wait()
                     measure(server, "distinct", 8, 3, f"{server.name} warm {workers}")

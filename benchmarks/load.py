@@ -1,0 +1,246 @@
+"""``feast serve`` under open-loop load, to saturation and beyond: latency against rate, what is shed, what is kept.
+
+    python -m benchmarks.load --artifacts .llmrec/artifacts [--stores sqlite redis] [--workers 1 2] [--out load.json]
+    python -m benchmarks.load --artifacts .llmrec/artifacts --rates 10 --soak 60
+
+Requests arrive at random (Poisson) at a given rate, whether or not those before are answered, and a latency counts
+from when the request was due: a server that falls behind cannot slow down its clients to look better. Four of five
+requests ask for the similarity of a new query and a stored item, the fifth for the tags of a new text; both have a
+deadline and a status. ``/health`` is asked every 20 ms meanwhile and answers from the event loop.
+
+With ``--soak`` a rate is kept for so many minutes, and the memory of the server is noted twice a minute.
+
+Both models must be exported. Redis is the one that ``make services`` fetched.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import json
+import os
+import platform
+import random
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import numpy as np
+import pandas as pd
+import psutil
+
+from benchmarks.on_demand import Server, queries
+from tests.services.servers import Redis
+
+FEATURES = """
+from datetime import timedelta
+from feast import Entity, FeatureView, Field, FileSource, ValueType
+from feast.types import String
+from llmrec_plugin import EmbeddingFeature, SimilarityFeature, Tags, TokenFeature
+from llmrec_plugin.feast import publish
+
+item = Entity(name="item", join_keys=["item"], value_type=ValueType.STRING)
+item_text = FeatureView(
+    name="item_text", entities=[item], ttl=timedelta(days=36500), schema=[Field(name="title", dtype=String)],
+    source=FileSource(path="items.parquet", timestamp_field="event_timestamp"),
+)
+model = dict(
+    model="all-minilm-l6-v2", pooling="mean", normalize=True, prefix="", metric="cosine", max_tokens=256, dims=384
+)
+on_time = dict(deadline_ms=DEADLINE, status=True)
+item_text_embedding = EmbeddingFeature(name="item_text_embedding", entity="item", text="{title}", **model)
+query_embedding = EmbeddingFeature(name="query_embedding", entity=None, text="{query}", **model, **on_time)
+score = SimilarityFeature(
+    name="score", left="query_embedding", right="item_text_embedding", metric="cosine", status=True
+)
+text_tags = TokenFeature(
+    name="text_tags", entity=None, text="{text}", model="debian-tagger", output=Tags(max_items=12), **on_time
+)
+llm = publish(globals())
+"""
+CONFIGURATION = """
+project: benchmark
+provider: local
+registry: {{path: registry.db, cache_ttl_seconds: 3600}}
+online_store: {store}
+entity_key_serialization_version: 3
+"""
+STATIC_ARTIFACTS = """
+from llmrec_plugin.feast import load_artifacts
+
+__all__ = ["load_artifacts"]
+"""
+TAGGED = 0.2
+"""Share of the requests that ask for tags."""
+CLIENT_SECONDS = 30
+"""A client that has waited so long for an answer leaves."""
+MIB = 2**20
+
+
+class Load:
+    """Requests to one server, and what became of them."""
+
+    def __init__(self, port: int, seed: str) -> None:
+        self._url = f"http://127.0.0.1:{port}"
+        self._random = random.Random(seed)
+        self._queries = queries("distinct", seed, 0)
+        self._latencies: dict[str, list[float]] = {"score": [], "text_tags": []}
+        self._outcomes: Counter[str] = Counter()
+        self._health: list[float] = []
+
+    async def run(self, rate: float, seconds: float) -> dict[str, Any]:
+        """Latencies in ms, from when requests were due, and shares of all requests."""
+        timeout = aiohttp.ClientTimeout(total=CLIENT_SECONDS)
+        async with aiohttp.ClientSession(timeout=timeout, connector=aiohttp.TCPConnector(limit=0)) as session:
+            watching = asyncio.create_task(self._watch(session))
+            begun = due = time.perf_counter()
+            requests = []
+            while due < begun + seconds:
+                await asyncio.sleep(max(due - time.perf_counter(), 0))
+                requests.append(asyncio.create_task(self._ask(session, due)))
+                due += self._random.expovariate(rate)
+            await asyncio.gather(*requests)
+            took = time.perf_counter() - begun
+            watching.cancel()
+        return self._summary(len(requests), took) | {"rate": rate}
+
+    async def _ask(self, session: aiohttp.ClientSession, due: float) -> None:
+        feature = "text_tags" if self._random.random() < TAGGED else "score"
+        entities = {"text": [next(self._queries)]} if feature == "text_tags" else {
+            "item": ["i"], "query": [next(self._queries)]
+        }  # fmt: skip
+        names = [f"{feature}:{feature}", f"{feature}:{feature}_status"]
+        try:
+            async with session.post(
+                f"{self._url}/get-online-features", json={"features": names, "entities": entities}
+            ) as response:
+                answer = await response.json(content_type=None)
+                status = f"HTTP {response.status}" if response.status != 200 else _status(answer, f"{feature}_status")
+        except (aiohttp.ClientError, TimeoutError) as exc:
+            status = type(exc).__name__
+        self._outcomes[status] += 1
+        self._latencies[feature].append((time.perf_counter() - due) * 1000)
+
+    async def _watch(self, session: aiohttp.ClientSession) -> None:
+        while True:
+            asked = time.perf_counter()
+            with contextlib.suppress(aiohttp.ClientError, TimeoutError):
+                async with session.get(f"{self._url}/health") as response:
+                    await response.read()
+            self._health.append((time.perf_counter() - asked) * 1000)
+            await asyncio.sleep(0.02)
+
+    def _summary(self, requests: int, took: float) -> dict[str, Any]:
+        answered = {"ok", "fallback", "empty"}
+        failed = {name: count for name, count in self._outcomes.items() if name not in answered}
+        row: dict[str, Any] = {"answered_per_s": round(sum(self._outcomes[name] for name in answered) / took, 1)}
+        for feature, latencies in self._latencies.items():
+            if latencies:
+                row[f"{feature}_p50_ms"], row[f"{feature}_p99_ms"] = (
+                    np.percentile(latencies, [50, 99]).round(1).tolist()
+                )
+        health = np.percentile(self._health, [50, 99]).round(1).tolist()
+        fallback = round(self._outcomes["fallback"] / requests, 4)
+        return row | {"fallback": fallback, "health_p50_ms": health[0], "health_p99_ms": health[1], "failed": failed}
+
+
+def _status(answer: dict[str, Any], name: str) -> str:
+    number = answer["metadata"]["feature_names"].index(name)
+    return str(answer["results"][number]["values"][0])
+
+
+def memory(server: Server) -> float:
+    """Resident memory of a server and its workers, in MiB."""
+    parent = psutil.Process(server.process.pid)
+    return sum(process.memory_info().rss for process in [parent, *parent.children(recursive=True)]) / MIB
+
+
+@contextlib.contextmanager
+def serving(store: str, workers: int, deadline_ms: int, artifacts: Path) -> Iterator[Server]:
+    """A server over a new repo."""
+    with tempfile.TemporaryDirectory(prefix="load-") as name, contextlib.ExitStack() as stack:
+        root = Path(name)
+        settings = "{type: sqlite, path: online.db}"
+        if store == "redis":
+            redis = Redis(root)
+            stack.callback(redis.stop)
+            kind = "llmrec_plugin.feast.redis.LLMRecRedisOnlineStore"
+            settings = f'{{type: {kind}, connection_string: "127.0.0.1:{redis.port}"}}'
+        files = {
+            "features.py": FEATURES.replace("DEADLINE", str(deadline_ms)),
+            "feature_store.yaml": CONFIGURATION.format(store=settings),
+            "static_artifacts.py": STATIC_ARTIFACTS,
+        }
+        threads = max(1, (os.cpu_count() or 1) // workers)
+        environ = {
+            "LLMREC_HOME": str(root / "home"),
+            "LLMREC_ARTIFACTS": str(artifacts.absolute()),
+            "LLMREC_PROGRESS": "0",
+            "LLMREC_THREADS": str(threads),
+        }
+        server = Server(store, Path(__file__).parents[1], root / "repo", files, environ, workers)
+        stack.callback(server.stop)
+        server.wait()
+        asyncio.run(Load(server.port, "warm").run(5, 5))
+        yield server
+
+
+def soak(server: Server, rate: float, minutes: float) -> dict[str, Any]:
+    """One rate for a long time; MiB of memory over time and how fast it grows in the second half."""
+
+    async def watched() -> tuple[dict[str, Any], list[float]]:
+        load = asyncio.create_task(Load(server.port, "soak").run(rate, minutes * 60))
+        sizes = []
+        while not load.done():
+            sizes.append(round(memory(server), 1))
+            print(f"{len(sizes) / 2:.1f} min: {sizes[-1]} MiB", file=sys.stderr, flush=True)
+            await asyncio.wait([load], timeout=30)
+        return load.result(), sizes
+
+    summary, sizes = asyncio.run(watched())
+    later = np.array(sizes[len(sizes) // 2 :])
+    slope = np.polyfit(np.arange(len(later)) / 120, later, 1)[0] if len(later) > 1 else 0.0
+    return summary | {"minutes": minutes, "mib": sizes, "mib_per_hour_of_second_half": round(float(slope), 2)}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--artifacts", type=Path, required=True, help="folder with the exported models")
+    parser.add_argument("--stores", nargs="+", choices=["sqlite", "redis"], default=["sqlite", "redis"])
+    parser.add_argument("--workers", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--rates", type=float, nargs="+", default=[5, 10, 20, 40, 80, 160, 320], help="requests/s")
+    parser.add_argument("--seconds", type=float, default=15, help="length of a cell")
+    parser.add_argument("--deadline-ms", type=int, default=200)
+    parser.add_argument("--soak", type=float, metavar="MINUTES", help="keep each rate for so long")
+    parser.add_argument("--out", type=Path, help="file for the result as JSON")
+    options = parser.parse_args()
+    rows = []
+    for store in options.stores:
+        for workers in options.workers:
+            with serving(store, workers, options.deadline_ms, options.artifacts) as server:
+                for rate in options.rates:
+                    if options.soak:
+                        row = soak(server, rate, options.soak)
+                    else:
+                        row = asyncio.run(Load(server.port, f"{store} {workers} {rate}").run(rate, options.seconds))
+                    rows.append({"store": store, "workers": workers} | row | {"memory_mib": round(memory(server))})
+                    print(rows[-1], file=sys.stderr, flush=True)
+    result = {
+        "machine": f"{platform.machine()}, {os.cpu_count()} CPUs, Python {platform.python_version()}",
+        "deadline_ms": options.deadline_ms,
+        "seconds_per_cell": options.seconds,
+        "cells": rows,
+    }
+    if options.out:
+        options.out.write_text(json.dumps(result, indent=1) + "\n")
+    print(pd.DataFrame(rows).drop(columns=["mib"], errors="ignore").to_string(index=False))
+
+
+if __name__ == "__main__":
+    main()
