@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
-import random
 import resource
 import sys
-import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -19,27 +17,16 @@ from feast import FeatureStore, FeatureView
 from feast.errors import FeatureViewNotFoundException
 from feast.repo_operations import parse_repo
 
-from llmrec_plugin.binding import BoundFeature, BoundNetwork, BoundTokens
 from llmrec_plugin.errors import InputError, UnknownNameError
 from llmrec_plugin.feast.engine import LLMComputeEngine, LLMComputeEngineConfig, value_bytes
+from llmrec_plugin.feast.estimates import works
 from llmrec_plugin.feast.jobs import Job, Written, count_lost, is_ours, open_job, select, states
 from llmrec_plugin.feast.versions import kept_by, read
-from llmrec_plugin.pipeline.assemble import assemble
-from llmrec_plugin.pipeline.networks import estimated_work
-from llmrec_plugin.pipeline.prompts import read_rows
-from llmrec_plugin.runtime.encoder import Encoder
 from llmrec_plugin.runtime.ledger import Entry, Key
-from llmrec_plugin.runtime.rawrows import Interval, Rows, to_microseconds
-from llmrec_plugin.runtime.runner import CHARACTERS_PER_TOKEN
-from llmrec_plugin.specs import TextFeature
+from llmrec_plugin.runtime.rawrows import Interval, to_microseconds
 
 logger = logging.getLogger(__name__)
 
-SAMPLED_TEXTS = 20_000
-"""Up to so many texts are tokenized; of more, a random sample, whose mean is within 2 % (99.9 % of the time)."""
-_CALIBRATION_SECONDS = 3.0
-_CALIBRATION_TEXTS = 1024
-_WRITTEN_AT_A_TIME = 64
 ROWS_WRITTEN_PER_SECOND = 6000
 """Measured: 384 dims into SQLite on two busy cores, 5,000 to 8,000; small beside inference."""
 _BYTES_PER_COMPONENT = 64
@@ -167,10 +154,7 @@ class _Planner:
         self._window = window
         self._chunk_rows = chunk_rows
         self._states: Counter[str] = Counter()
-        self._texts: set[int] = set()  # hashes: a set of texts would hold the whole catalogue
-        self._compute = 0
-        self._sample: list[str] = []
-        self._random = random.Random(0)  # noqa: S311 - a sample, no secret
+        self._works = works(job.bound, job.runner)
 
     def fill(self, empty: ViewPlan) -> ViewPlan:
         target = self._job.target
@@ -185,137 +169,35 @@ class _Planner:
                 for key, state in zip(rows.keys, states(rows, written(rows.keys), self._window[1]), strict=True)
             ]
             self._states.update(found)
-            self._count_texts(rows.take(np.array([state not in ("superseded", "done") for state in found])))
-        tokens = self._tokens() if self._compute else 0
+            to_write = rows.take(np.array([state not in ("superseded", "done") for state in found]))
+            for work in self._works:
+                work.add(to_write)
+        texts, compute = (sum(getattr(work, name) for work in self._works) for name in ("texts", "compute"))
+        seconds = sum(work.seconds() for work in self._works)
         return replace(
             empty,
             entities=selection.newest,
             late=selection.late,
-            texts=len(self._texts),
-            cached=len(self._texts) - self._compute,
-            compute=self._compute,
-            tokens=tokens,
-            tokens_exact=len(self._sample) == self._compute,
-            seconds=self._seconds(tokens) if tokens else 0.0,
+            texts=texts,
+            cached=texts - compute,
+            compute=compute,
+            tokens=sum(work.tokens for work in self._works),
+            tokens_exact=all(work.is_exact for work in self._works),
+            seconds=seconds + self._writing_seconds() if compute else 0.0,
             memory_bytes=self._memory(len(selection.wanted)),
             **self._states,  # type: ignore[arg-type]
         )
 
-    def _count_texts(self, rows: Rows) -> None:
-        found = self._read(rows)
-        fresh = {hash(text): text for text in found if hash(text) not in self._texts}
-        self._texts |= fresh.keys()
-        texts = list(fresh.values())
-        known = self._job.runner.cache.known((self._written or self._computed).encoding_fingerprint, texts)
-        for text in texts:
-            if text not in known:
-                self._compute += 1
-                self._keep(text)
-
-    def _read(self, rows: Rows) -> list[str]:
-        """What the model reads of the rows: texts, the inputs of a prompt, or of a network."""
-        if self._written is not None:
-            return [key for key in read_rows(self._written.feature, rows.columns).keys if key is not None]
-        if isinstance(self._computed, BoundNetwork):
-            read = self._job.runner.read_network_rows(self._computed, rows.columns)
-            return [row for row in read.rows if row is not None]
-        return [text for row in assemble(self._computed.feature, rows.columns).rows for text in row]
-
-    @property
-    def _computed(self) -> BoundFeature | BoundNetwork:
-        """What takes the time, where nothing is written: of a network with an embedding feature, its encoder."""
-        bound = self._job.bound
-        assert not isinstance(bound, BoundTokens)
-        return bound.parts[0][1] if isinstance(bound, BoundNetwork) and bound.parts else bound
-
-    @property
-    def _written(self) -> BoundTokens | None:
-        """What a model writes first, where one does; its time is nearly all."""
-        bound = self._job.bound
-        if isinstance(bound, BoundNetwork):
-            return None
-        return bound if isinstance(bound, BoundTokens) else bound.of
-
-    def _keep(self, text: str) -> None:
-        """Reservoir sampling: every text has the same chance to be in the sample."""
-        if len(self._sample) < SAMPLED_TEXTS:
-            self._sample.append(text)
-        elif (place := self._random.randrange(self._compute)) < SAMPLED_TEXTS:
-            self._sample[place] = text
-
-    def _tokens(self) -> int:
-        if self._written is not None:  # instructions are the same for all rows and are read once
-            new = self._written.feature.decoding.max_new_tokens
-            counted = sum(len(key) // CHARACTERS_PER_TOKEN + new for key in self._sample)
-            return round(counted * self._compute / len(self._sample))
-        if isinstance(self._computed, BoundNetwork):
-            inputs = self._computed.inputs
-            counted = sum(estimated_work(inputs, row) for row in self._sample)
-            return round(counted * self._compute / len(self._sample))
-        counted = self._encoder.count_tokens(self._prefixed(self._sample), max_tokens=self._encoded.max_tokens)
-        return round(counted * self._compute / len(self._sample))
-
-    def _seconds(self, tokens: int) -> float:
-        """Time for `tokens` at the speed measured on some of the sample, and for writing the rows."""
-        rows = self._states.total() - self._states["superseded"] - self._states["done"]
-        return rows / ROWS_WRITTEN_PER_SECOND + (
-            self._writing_seconds()
-            if self._written is not None
-            else self._network_seconds(self._computed)
-            if isinstance(self._computed, BoundNetwork)
-            else tokens / self._tokens_per_second()
-        )
-
     def _writing_seconds(self) -> float:
-        assert self._written is not None
-        order = self._random.sample(self._sample, len(self._sample))
-        self._job.runner.write(self._written, order[:1])  # opens the model
-        clock, done = time.perf_counter(), 0
-        while done < len(order) and time.perf_counter() - clock < _CALIBRATION_SECONDS:
-            done += len(self._job.runner.write(self._written, order[done : done + _WRITTEN_AT_A_TIME]))
-        return (time.perf_counter() - clock) / done * self._compute
-
-    def _network_seconds(self, bound: BoundNetwork) -> float:
-        network = self._job.runner.network(bound, "batch")
-        order = self._random.sample(self._sample, len(self._sample))
-        network.compute(order[:1])  # the first run of a session is slower
-        clock, done = time.perf_counter(), 0
-        while done < len(order) and time.perf_counter() - clock < _CALIBRATION_SECONDS:
-            done += len(network.compute(order[done : done + _CALIBRATION_TEXTS]))
-        return (time.perf_counter() - clock) / done * self._compute
-
-    def _tokens_per_second(self) -> float:
-        self._encoder.encode(self._prefixed(self._sample[:8]))  # the first run of a session is slower
-        order = self._random.sample(self._sample, min(len(self._sample), _CALIBRATION_TEXTS))
-        clock = time.perf_counter()
-        done = 0
-        for start in range(0, len(order), 128):
-            _, count = self._encoder.encode(
-                self._prefixed(order[start : start + 128]), max_tokens=self._encoded.max_tokens
-            )
-            done += count
-            if time.perf_counter() - clock > _CALIBRATION_SECONDS:
-                break
-        return done / (time.perf_counter() - clock)
+        """Time for the rows to get into the store."""
+        rows = self._states.total() - self._states["superseded"] - self._states["done"]
+        return rows / ROWS_WRITTEN_PER_SECOND
 
     def _memory(self, total: int) -> int:
         """What this process took, in which the model has run, and the engine's chunk and bookkeeping."""
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
         numbers = value_bytes(self._job.bound.feature) // 4
         return peak + self._chunk_rows * numbers * _BYTES_PER_COMPONENT + 2 * total
-
-    @property
-    def _encoder(self) -> Encoder:
-        assert isinstance(self._computed, BoundFeature)
-        return self._job.runner.encoder(self._computed, "batch")
-
-    @property
-    def _encoded(self) -> TextFeature:
-        assert isinstance(self._computed, BoundFeature)
-        return self._computed.feature
-
-    def _prefixed(self, texts: Iterable[str]) -> list[str]:
-        return [self._encoded.prefix + text for text in texts]
 
 
 def _nothing(keys: Sequence[Key]) -> dict[Key, Entry]:

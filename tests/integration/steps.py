@@ -105,9 +105,9 @@ def command_line(arguments: list[str], fails: bool = False) -> str:
 
 def plan_of_sample(texts: int) -> str:
     """The plan of the repo in the working folder when only so many texts are tokenized."""
-    from llmrec_plugin.feast import plan
+    from llmrec_plugin.feast import estimates
 
-    plan.SAMPLED_TEXTS = texts
+    estimates.SAMPLED_TEXTS = texts
     [view] = json.loads(command_line(["plan", "--json"]))
     return json.dumps(view)
 
