@@ -6,7 +6,8 @@
 Requests arrive at random (Poisson) at a given rate, whether or not those before are answered, and a latency counts
 from when the request was due: a server that falls behind cannot slow down its clients to look better. Four of five
 requests ask for the similarity of a new query and a stored item, the fifth for the tags of a new text; both have a
-deadline and a status. ``/health`` is asked every 20 ms meanwhile and answers from the event loop.
+deadline and a status. ``/health`` is asked every 20 ms meanwhile and answers from the event loop. Latencies are those
+of requests that were answered, with a value or the fallback; what was refused (503) is counted beside them.
 
 With ``--soak`` a rate is kept for so many minutes, and the memory of the server is noted twice a minute.
 
@@ -80,6 +81,8 @@ TAGGED = 0.2
 """Share of the requests that ask for tags."""
 CLIENT_SECONDS = 30
 """A client that has waited so long for an answer leaves."""
+ANSWERED = ("ok", "fallback")
+REFUSED = "HTTP 503"
 MIB = 2**20
 
 
@@ -125,7 +128,8 @@ class Load:
         except (aiohttp.ClientError, TimeoutError) as exc:
             status = type(exc).__name__
         self._outcomes[status] += 1
-        self._latencies[feature].append((time.perf_counter() - due) * 1000)
+        if status in ANSWERED:
+            self._latencies[feature].append((time.perf_counter() - due) * 1000)
 
     async def _watch(self, session: aiohttp.ClientSession) -> None:
         while True:
@@ -137,17 +141,19 @@ class Load:
             await asyncio.sleep(0.02)
 
     def _summary(self, requests: int, took: float) -> dict[str, Any]:
-        answered = {"ok", "fallback", "empty"}
-        failed = {name: count for name, count in self._outcomes.items() if name not in answered}
-        row: dict[str, Any] = {"answered_per_s": round(sum(self._outcomes[name] for name in answered) / took, 1)}
+        failed = {name: count for name, count in self._outcomes.items() if name not in (*ANSWERED, REFUSED)}
+        row: dict[str, Any] = {"answered_per_s": round(sum(self._outcomes[name] for name in ANSWERED) / took, 1)}
         for feature, latencies in self._latencies.items():
             if latencies:
                 row[f"{feature}_p50_ms"], row[f"{feature}_p99_ms"] = (
                     np.percentile(latencies, [50, 99]).round(1).tolist()
                 )
         health = np.percentile(self._health, [50, 99]).round(1).tolist()
-        fallback = round(self._outcomes["fallback"] / requests, 4)
-        return row | {"fallback": fallback, "health_p50_ms": health[0], "health_p99_ms": health[1], "failed": failed}
+        shares = {
+            name: round(self._outcomes[status] / requests, 4)
+            for name, status in {"fallback": "fallback", "refused": REFUSED}.items()
+        }
+        return row | shares | {"health_p50_ms": health[0], "health_p99_ms": health[1], "failed": failed}
 
 
 def _status(answer: dict[str, Any], name: str) -> str:
@@ -162,7 +168,7 @@ def memory(server: Server) -> float:
 
 
 @contextlib.contextmanager
-def serving(store: str, workers: int, deadline_ms: int, artifacts: Path) -> Iterator[Server]:
+def serving(store: str, workers: int, deadline_ms: int, max_wait_ms: int, artifacts: Path) -> Iterator[Server]:
     """A server over a new repo."""
     with tempfile.TemporaryDirectory(prefix="load-") as name, contextlib.ExitStack() as stack:
         root = Path(name)
@@ -183,6 +189,7 @@ def serving(store: str, workers: int, deadline_ms: int, artifacts: Path) -> Iter
             "LLMREC_ARTIFACTS": str(artifacts.absolute()),
             "LLMREC_PROGRESS": "0",
             "LLMREC_THREADS": str(threads),
+            "LLMREC_MAX_WAIT_MS": str(max_wait_ms or ""),
         }
         server = Server(store, Path(__file__).parents[1], root / "repo", files, environ, workers)
         stack.callback(server.stop)
@@ -217,13 +224,14 @@ def main() -> None:
     parser.add_argument("--rates", type=float, nargs="+", default=[5, 10, 20, 40, 80, 160, 320], help="requests/s")
     parser.add_argument("--seconds", type=float, default=15, help="length of a cell")
     parser.add_argument("--deadline-ms", type=int, default=200)
+    parser.add_argument("--max-wait-ms", type=int, default=150, help="LLMREC_MAX_WAIT_MS; 0: refuse nothing")
     parser.add_argument("--soak", type=float, metavar="MINUTES", help="keep each rate for so long")
     parser.add_argument("--out", type=Path, help="file for the result as JSON")
     options = parser.parse_args()
     rows = []
     for store in options.stores:
         for workers in options.workers:
-            with serving(store, workers, options.deadline_ms, options.artifacts) as server:
+            with serving(store, workers, options.deadline_ms, options.max_wait_ms, options.artifacts) as server:
                 for rate in options.rates:
                     if options.soak:
                         row = soak(server, rate, options.soak)
@@ -234,6 +242,7 @@ def main() -> None:
     result = {
         "machine": f"{platform.machine()}, {os.cpu_count()} CPUs, Python {platform.python_version()}",
         "deadline_ms": options.deadline_ms,
+        "max_wait_ms": options.max_wait_ms,
         "seconds_per_cell": options.seconds,
         "cells": rows,
     }

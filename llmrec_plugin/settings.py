@@ -35,6 +35,8 @@ class Settings:
             ``openai`` for those behind an endpoint (``LLMREC_GENERATOR``; default ``auto``).
         threads: CPU threads for inference (``LLMREC_THREADS``; default: the CPUs this process may use).
         disabled_plugins: Names of plugins not to load (``LLMREC_DISABLE_PLUGINS``, separated by commas).
+        max_wait_ms: How long a request to the feature server may have to wait before it is refused; None: no request is
+            (``LLMREC_MAX_WAIT_MS``).
         progress: Whether batch runs show a progress bar and a summary line (``LLMREC_PROGRESS``, 1 or 0).
     """
 
@@ -48,6 +50,7 @@ class Settings:
     threads: int
     disabled_plugins: frozenset[str]
     progress: bool
+    max_wait_ms: int | None = None
 
 
 _VARIABLES = (
@@ -62,6 +65,7 @@ _VARIABLES = (
     "LLMREC_THREADS",
     "LLMREC_DISABLE_PLUGINS",
     "LLMREC_PROGRESS",
+    "LLMREC_MAX_WAIT_MS",
 )
 _HOME = ("HOME", "USERPROFILE")  # what ``~`` stands for
 
@@ -109,6 +113,7 @@ def _parse(values: tuple[str | None, ...], _home: tuple[str | None, ...], _folde
         threads=_positive(env, "LLMREC_THREADS", cpus),
         disabled_plugins=frozenset(part.strip() for part in env["LLMREC_DISABLE_PLUGINS"].split(",") if part.strip()),
         progress=progress == "1",
+        max_wait_ms=_positive(env, "LLMREC_MAX_WAIT_MS", 0) or None,
     )
 
 

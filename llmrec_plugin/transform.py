@@ -16,7 +16,6 @@ import functools
 import json
 import logging
 import math
-import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, cast
 
@@ -27,6 +26,7 @@ from llmrec_plugin.errors import EngineError, FingerprintMismatchError, MissingC
 from llmrec_plugin.pipeline.columns import Value, output_arrays, output_fields, plain_columns
 from llmrec_plugin.pipeline.packing import unpack
 from llmrec_plugin.pipeline.postprocess import similarity
+from llmrec_plugin.runtime.arrivals import arrival
 from llmrec_plugin.runtime.runner import Computed, Mode, Status, runner_for
 from llmrec_plugin.runtime.workers import in_ray_worker, worker_settings
 
@@ -186,7 +186,7 @@ class Transform:
 
     def transform_columns(self, columns: Columns) -> dict[str, list[Any]]:
         """The output columns; vectors as tuples, which Feast converts twice as fast as lists, or as bytes."""
-        called = time.monotonic()
+        called = arrival()
         bound = self.bound
         result: dict[str, list[Any]]
         if isinstance(bound, BoundSimilarity):

@@ -17,6 +17,7 @@ from feast import FeatureStore
 
 from llmrec_plugin.binding import BoundColumn, BoundSimilarity
 from llmrec_plugin.errors import LLMRecError
+from llmrec_plugin.feast.admission import admit
 from llmrec_plugin.runtime.runner import runner_for
 from llmrec_plugin.settings import load_settings
 from llmrec_plugin.specs import digest
@@ -31,12 +32,19 @@ SECONDS_AT_START = 20.0
 def load_artifacts(app: Any) -> None:
     """Loads the models of every on-demand view, so that a worker's first request is as fast as the others.
 
+    Deadlines then count from the arrival of a request, and requests that would wait longer than
+    ``LLMREC_MAX_WAIT_MS`` are refused, see `llmrec_plugin.feast.admission`.
+
     A model that cannot be loaded is logged as an error and the server starts: requests for its features fail with
     the same error, others are served. What takes longer than 20 s goes on while the worker begins to serve.
 
     Args:
-        app: The server's application, which Feast passes and this does not need.
+        app: The server's application, which Feast passes.
+
+    Raises:
+        SettingsError: A setting of this process holds no value of its kind.
     """
+    admit(app, load_settings().max_wait_ms)
     store = _served_store()
     thread = threading.Thread(target=_load_all, args=(store,), name="llmrec-load")
     thread.start()

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from fastapi import FastAPI
 from feast import FeatureStore
 
 from llmrec_plugin.feast import load_artifacts, warmup
@@ -29,7 +30,7 @@ def serve_after_warm_up(requests: list[tuple[str, dict[str, Any]]]) -> dict[str,
         return load(artifact, *others)
 
     runner_module.Encoder = spy  # type: ignore[assignment,misc]
-    load_artifacts(None)
+    load_artifacts(FastAPI())
     loaded_at_start = list(loads)
     answers = []
     for feature, row in requests:
@@ -58,7 +59,7 @@ def warm_up_with_a_slow_model() -> dict[str, Any]:
 
     runner_module.Encoder = slowly  # type: ignore[assignment,misc]
     warmup.SECONDS_AT_START = 0.05
-    load_artifacts(None)
+    load_artifacts(FastAPI())
     waited = not loaded.is_set()
     go_on.set()
     return {"returned before it was loaded": waited, "loaded": loaded.wait(60), "log": records[:1]}
