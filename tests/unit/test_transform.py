@@ -1,10 +1,12 @@
 """The callable behind a Feast view."""
 
+import contextvars
 import json
 import pickle
 import subprocess
 import sys
 import threading
+import time
 import typing
 
 import numpy as np
@@ -18,6 +20,7 @@ from llmrec_plugin.binding import BoundSimilarity, to_values
 from llmrec_plugin.errors import EngineError, FingerprintMismatchError, MissingColumnError
 from llmrec_plugin.pipeline.postprocess import similarity
 from llmrec_plugin.runtime import runner as runner_module
+from llmrec_plugin.runtime.arrivals import note_arrival
 from llmrec_plugin.settings import load_settings
 from llmrec_plugin.transform import Transform, load, source
 
@@ -372,3 +375,18 @@ def test_an_arrow_table_is_transformed_chunk_by_chunk(batch):
     result = batch.transform_table(pa.concat_tables([rows.slice(0, 1), rows.slice(1, 1)]))
     assert result.to_pylist() == batch.transform_batch(rows.to_batches()[0]).to_pylist()
     assert batch.transform_table(rows.slice(0, 0)).num_rows == 0
+
+
+def test_time_spent_before_the_call_counts(tiny):
+    """A request that arrived long ago, and waited for a thread of the server, is late at once."""
+    transform = make("on_demand", bound(query(deadline_ms=5_000, status=True), tiny.id))
+    answers = []
+
+    def ask(waited):
+        note_arrival(time.monotonic() - waited)
+        answers.append(transform({"query": [f"red {waited}"]})["query_text_embedding_status"])
+
+    for waited in (0, 10):
+        contextvars.copy_context().run(ask, waited)
+    runner_module.runner_for(load_settings()).drain()
+    assert answers == [["ok"], ["fallback"]]
