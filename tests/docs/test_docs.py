@@ -60,7 +60,7 @@ def test_every_environment_variable_is_documented():
 
 def test_every_test_and_check_that_the_list_of_traps_names_exists():
     text = (ROOT / "docs/feast-traps.md").read_text(encoding="utf-8")
-    code = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "tests/integration").glob("test_*.py"))
+    code = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "tests").rglob("test_*.py"))
     named = set(re.findall(r"`(test_[a-z0-9_]+)`", text))
     assert {name for name in named if f"def {name}(" not in code} == set()
     doctor = (ROOT / "llmrec_plugin/feast/doctor.py").read_text(encoding="utf-8")
