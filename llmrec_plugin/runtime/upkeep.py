@@ -204,7 +204,7 @@ def verify(cache: ValueCache, known: Mapping[str, Fits | None] | None = None, *,
     entries = compared = removed = 0
     damaged: list[Damage] = []
     with _errors(cache), cache.connect() as connection:
-        structure = tuple(text for (text,) in connection.execute("PRAGMA quick_check") if text != "ok")
+        structure = tuple(text for (text,) in connection.execute("PRAGMA integrity_check") if text != "ok")
         if structure:
             return Verification(entries=0, of_known_features=0, damaged=(), structure=structure)
         for key, fingerprint, value in _entries(connection):
