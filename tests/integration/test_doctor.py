@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from integration.host import Repo
 from integration.test_plan import ENGINE, START
@@ -100,6 +103,63 @@ def test_a_folder_without_a_repo(repo: Repo) -> None:
     output = repo.call("steps:command_line", arguments=["doctor", "--repo", str(repo.root)], fails=True)
     assert "InputError" in output
     assert "feature_store.yaml" in output
+
+
+def test_stores_that_search_vectors_and_stores_that_are_asynchronous(repo: Repo) -> None:
+    ours = SOUND.replace("type: sqlite", "type: llmrec_plugin.feast.sqlite.LLMRecSqliteOnlineStore")
+    assert _levels(repo, ours + ENGINE) == {"server": "note"}
+    pytest.importorskip("redis", reason="needs the extra 'redis'")
+    redis = SOUND.replace("type: sqlite, path: data/online.db", "type: redis")
+    assert _levels(repo, redis + ENGINE) == {"server": "note", "async_reads": "warning"}
+
+
+def test_a_server_that_loads_models_at_the_first_request(repo: Repo, tmp_path: Path) -> None:
+    other = repo.copy(tmp_path / "other")
+    (other.folder / "static_artifacts.py").write_text("from llmrec_plugin.feast import load_artifacts\n")
+    told = [
+        [finding["found"] for finding in json.loads(here.call("steps:doctor")) if finding["check"] == "server"]
+        for here in (repo, other)
+    ]
+    assert [len(found) for found in told] == [2, 1]
+    assert "at its first request" in told[0][0]
+
+
+def test_a_raw_view_with_a_push_source_and_without_ttl(repo: Repo, tmp_path: Path) -> None:
+    other = repo.copy(tmp_path / "other")
+    other.declare(ttl_days=0)
+    features = other.folder / "features.py"
+    text = features.read_text().replace("import Entity", "import PushSource, Entity")
+    text = text.replace("source=FileSource(", 'source=PushSource(name="pushed", batch_source=FileSource(')
+    features.write_text(
+        text.replace('created_timestamp_column="created"\n    )', 'created_timestamp_column="created"))')
+    )
+    other.feast("apply")
+    warnings = {"first_increment": "warning", "embedding_on_push": "warning"}
+    assert _levels(other) == {**NOTES, **warnings}
+    provider = SOUND.replace("provider: local", "provider: llmrec_plugin.feast.provider.LLMRecProvider")
+    assert _levels(other, provider + ENGINE) == {**NOTES, "first_increment": "warning"}
+
+
+def test_timestamps_that_spark_cannot_read(repo: Repo, tmp_path: Path) -> None:
+    other = repo.copy(tmp_path / "other")
+    spark = SOUND + "batch_engine: {type: spark.engine}\n"
+    assert _levels(other, spark) == NOTES
+    path = other.folder / "data" / "items.parquet"
+    table = pq.read_table(path)
+    place = table.schema.get_field_index("event_timestamp")
+    pq.write_table(
+        table.set_column(place, "event_timestamp", table["event_timestamp"].cast(pa.timestamp("ns", "UTC"))), path
+    )
+    assert _levels(other, spark) == {**NOTES, "nanoseconds_on_spark": "error"}
+
+
+def test_a_registry_of_another_version_of_this_package(repo: Repo, tmp_path: Path) -> None:
+    other = repo.copy(tmp_path / "other")
+    path = other.folder / "data" / "registry.db"
+    text = repo.call("steps:describe", view="item_text_embedding")["transformation"]
+    (fingerprint,) = re.findall(r'"fingerprint": ?"([0-9a-f]{64})"', text)
+    path.write_bytes(path.read_bytes().replace(fingerprint.encode(), fingerprint[::-1].encode()))
+    assert _levels(other) == {**NOTES, "fingerprints": "error"}
 
 
 PLUGIN = """
