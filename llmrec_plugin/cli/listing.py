@@ -6,11 +6,11 @@ from typing import Any
 
 import click
 
-from llmrec_plugin.artifacts import AnyArtifact
+from llmrec_plugin.artifacts import AnyArtifact, ArtifactStore
 from llmrec_plugin.binding import bind_by_name
 from llmrec_plugin.cli.common import open_artifacts, open_catalogue
 from llmrec_plugin.console import print_table, result
-from llmrec_plugin.errors import LLMRecError
+from llmrec_plugin.errors import ArtifactError, LLMRecError
 from llmrec_plugin.specs import LabelModel, Model, to_spec
 from llmrec_plugin.staleness import why_stale
 
@@ -112,18 +112,28 @@ def models() -> list[dict[str, Any]]:
     rows = []
     for name in sorted({*catalogue.models, *exported}):
         item = catalogue.models.get(name)
-        held = store.find(name, store.current_id(name)) if name in exported else None
+        declared = item.declaration if item else None
+        held, problem = _current(name, store) if name in exported else (None, "")
+        stale = why_stale(held, declared, catalogue) if held else [problem] * bool(problem)
         rows.append(
             {
                 "model": name,
                 "plugin": item.provenance.plugin if item else "",
-                "source": _source(item.declaration if item else None, held),
+                "source": _source(declared, held),
                 "current artifact": held.id[:_SHORT] if held else f"none; run: llmrec export {name}",
                 "older": [older[:_SHORT] for older in exported.get(name, []) if held is None or older != held.id],
-                "stale": why_stale(held, item.declaration if item else None, catalogue) if held else [],
+                "stale": stale,
             }
         )
     return rows
+
+
+def _current(name: str, store: ArtifactStore) -> tuple[AnyArtifact | None, str]:
+    """The current artifact of an exported model, or what is wrong with it."""
+    try:
+        return store.find(name, store.current_id(name)), ""
+    except ArtifactError as exc:
+        return None, str(exc)
 
 
 def _source(model: Model | None, held: AnyArtifact | None) -> str:

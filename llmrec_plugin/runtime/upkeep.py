@@ -131,8 +131,8 @@ def prune(
         CacheError: The file cannot be read or written.
     """
     with _errors(cache), cache.connect() as connection:
-        _doom(connection, unused_seconds, keep, max_bytes)
         try:
+            _doom(connection, unused_seconds, keep, max_bytes)
             pruned = [
                 Pruned(fingerprint=fingerprint, entries=entries, bytes=size, used=used)
                 for fingerprint, entries, size, used in connection.execute(
@@ -143,7 +143,7 @@ def prune(
             if pruned and not dry_run:
                 _remove_doomed(connection)
         finally:
-            connection.execute("DROP TABLE temp.doomed")
+            connection.executescript("DROP TABLE IF EXISTS temp.doomed; DROP TABLE IF EXISTS temp.kept;")
     return pruned
 
 
@@ -162,7 +162,6 @@ def _doom(
             "INSERT OR IGNORE INTO doomed SELECT rowid FROM entries "
             "WHERE fingerprint NOT IN (SELECT fingerprint FROM kept)"
         )
-        connection.execute("DROP TABLE temp.kept")
     if max_bytes is not None:
         left = "FROM entries WHERE rowid NOT IN (SELECT number FROM doomed)"
         (size,) = connection.execute(f"SELECT total(length(value)) {left}").fetchone()
