@@ -7,12 +7,14 @@ not even have the declaring plugin installed, computes the same numbers (docs/ad
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 from llmrec_plugin.artifacts import Artifact, ArtifactStore, NetworkArtifact
 from llmrec_plugin.errors import ArtifactMismatchError, DeclarationError, FingerprintMismatchError
 from llmrec_plugin.networks import Input, input_from_spec
+from llmrec_plugin.registry import Catalogue
 from llmrec_plugin.specs import (
     ColumnFeature,
     GeneratedEmbeddingFeature,
@@ -198,6 +200,20 @@ BoundColumn: TypeAlias = BoundFeature | BoundTokens | BoundNetwork
 Bound: TypeAlias = BoundColumn | BoundSimilarity
 
 
+def cached_parts(bound: Bound) -> Iterator[BoundColumn]:
+    """The features under whose `encoding_fingerprint` values are cached when `bound` is computed."""
+    if isinstance(bound, BoundSimilarity):
+        yield from cached_parts(bound.left)
+        yield from cached_parts(bound.right)
+        return
+    yield bound
+    if isinstance(bound, BoundFeature) and bound.of is not None:
+        yield from cached_parts(bound.of)
+    if isinstance(bound, BoundNetwork):
+        for _, part in bound.parts:
+            yield from cached_parts(part)
+
+
 def bind(feature: ColumnFeature, store: ArtifactStore) -> BoundColumn:
     """The feature with the current artifact of its model.
 
@@ -213,6 +229,24 @@ def bind(feature: ColumnFeature, store: ArtifactStore) -> BoundColumn:
     artifact.check_fits(feature)
     of = _bind_tokens(feature.of, store) if isinstance(feature, GeneratedEmbeddingFeature) else None
     return BoundFeature(feature, artifact.id, of)
+
+
+def bind_by_name(name: str, catalogue: Catalogue, store: ArtifactStore) -> Bound:
+    """The registered feature of that name with the current artifacts of its models.
+
+    Raises:
+        UnknownNameError: No plugin declares it, or a side of a similarity.
+        ArtifactNotFoundError: A model is not exported.
+        ArtifactMismatchError: An artifact is not what the feature declares.
+        DeclarationError: The sides of a similarity cannot be compared.
+    """
+    feature = catalogue.feature(name)
+    if not isinstance(feature, SimilarityFeature):
+        return bind(feature, store)
+    left, right = (bind_by_name(side, catalogue, store) for side in (feature.left, feature.right))
+    if not isinstance(left, BoundVector) or not isinstance(right, BoundVector):
+        raise DeclarationError(f"Feature {name!r} compares {feature.left!r} with {feature.right!r}: name two vectors.")
+    return BoundSimilarity(feature, left, right)
 
 
 def _bind_network(feature: NetworkFeature, store: ArtifactStore) -> BoundNetwork:

@@ -18,6 +18,7 @@ inherits the builtin it refines, so callers may catch either::
     ├── FingerprintMismatchError (RuntimeError)
     ├── FetchError (RuntimeError)              features that were fetched are not those asked for
     ├── OnlineStoreError (RuntimeError)        the online store cannot do what was asked
+    ├── CacheError (RuntimeError)              the value cache cannot be pruned or verified
     ├── ErasureError (RuntimeError)            something that was to be erased is still there
     ├── RolloutError (RuntimeError)            versions cannot be kept side by side, or not be switched now
     ├── SourceError (RuntimeError)             weights or tokenizer cannot be found or exported
@@ -114,6 +115,10 @@ class FetchError(LLMRecError, RuntimeError):
 
 class OnlineStoreError(LLMRecError, RuntimeError):
     """The online store cannot do what was asked of it."""
+
+
+class CacheError(LLMRecError, RuntimeError):
+    """The value cache cannot be read or written where that must not go unseen."""
 
 
 class ErasureError(LLMRecError, RuntimeError):

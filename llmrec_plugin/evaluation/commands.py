@@ -9,10 +9,21 @@ from typing import Any
 
 import click
 
+from llmrec_plugin.console import result
 from llmrec_plugin.errors import InputError
 
 _folder = click.Path(exists=True, file_okay=False, path_type=Path)
 _file = click.Path(exists=True, dir_okay=False, path_type=Path)
+
+
+def _show(measured: dict[str, Any]) -> None:
+    from llmrec_plugin.evaluation.report import table
+
+    if "page" in measured:
+        click.echo(table(measured))
+        click.echo(f"\n{measured['page']}")
+    else:
+        click.echo(f"{measured['output']}: {measured['lists']} test lists.")
 
 
 @click.command()
@@ -36,6 +47,7 @@ _file = click.Path(exists=True, dir_okay=False, path_type=Path)
 )
 @click.option("--write-lists", is_flag=True, help="Only write the test lists to --output, and stop.")
 @click.option("--seed", type=click.IntRange(min=0), help="Of the split and of what is drawn once.  [default: 0]")
+@result(_show)
 def evaluate(
     data: Path,
     output: Path,
@@ -44,7 +56,7 @@ def evaluate(
     runs: tuple[str, ...],
     write_lists: bool,
     **options: Any,
-) -> None:
+) -> dict[str, Any]:
     """Ranks with and without features, the same ranker, and says whether the difference is more than chance.
 
     Needs the extra evaluate; the ranker deepfm needs export, for torch.
@@ -63,12 +75,12 @@ def evaluate(
     if features:
         configuration = _with_features(configuration, features)
     chosen = {**configuration.runs, **dict(_pair(run) for run in runs)}
-    _run(data, output, configuration, chosen, config.parent if config else Path(), write_lists=write_lists)
+    return _run(data, output, configuration, chosen, config.parent if config else Path(), write_lists=write_lists)
 
 
 def _run(
     data: Path, output: Path, configuration: Any, runs: dict[str, str], folder: Path, *, write_lists: bool
-) -> None:
+) -> dict[str, Any]:
     import functools
 
     from llmrec_plugin.evaluation.configuration import arms_of
@@ -76,7 +88,6 @@ def _run(
     from llmrec_plugin.evaluation.experiment import measure
     from llmrec_plugin.evaluation.page import page
     from llmrec_plugin.evaluation.rankers import ranker_named
-    from llmrec_plugin.evaluation.report import table
     from llmrec_plugin.evaluation.runs import check_run, read_run
     from llmrec_plugin.evaluation.runs import write_lists as write
     from llmrec_plugin.evaluation.summary import summary
@@ -92,8 +103,7 @@ def _run(
     train, validation, test = windows(catalogue, split, list_events=configuration.list_events, seed=plan.seed)
     if write_lists:
         write(test, output)
-        click.echo(f"{output}: {len(test)} test lists.")
-        return
+        return {"output": output, "lists": len(test)}
     read = {}
     for name, file in runs.items():
         path = folder / file
@@ -112,12 +122,11 @@ def _run(
     rankers = [ranker_named(name, settings.threads) for name in configuration.rankers]
     report = (lambda line: click.echo(line, err=True)) if settings.progress else (lambda line: None)
     measured = measure(train, validation, test, arms, rankers, plan, runs=read, report=report)
-    result = summary(measured, arms, plan, test)
+    outcome = summary(measured, arms, plan, test)
     output.mkdir(parents=True, exist_ok=True)
-    (output / "result.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    (output / "result.html").write_text(page(result), encoding="utf-8")
-    click.echo(table(result))
-    click.echo(f"\n{output / 'result.html'}")
+    (output / "result.json").write_text(json.dumps(outcome, indent=1) + "\n", encoding="utf-8")
+    (output / "result.html").write_text(page(outcome), encoding="utf-8")
+    return {**outcome, "page": output / "result.html"}
 
 
 def _with_features(configuration: Any, features: tuple[str, ...]) -> Any:

@@ -1,4 +1,4 @@
-"""``llmrec doctor``: what in this environment or feature repo loses data, stops serving or computes for nothing.
+"""``llmrec doctor``: what in this feature repo loses data, stops serving or computes for nothing.
 
 Each check names the trap and the line that mends it. The traps of Feast 0.67 that no setting mends are in
 ``docs/how-to/existing-feast-repo.md``.
@@ -6,62 +6,43 @@ Each check names the trap and the line that mends it. The traps of Feast 0.67 th
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any
 
-import feast
 import yaml
 from feast import FeatureStore, FeatureView, FileSource, OnDemandFeatureView
 from feast.feature_view import FeatureViewState
 from feast.repo_config import BATCH_ENGINE_CLASS_FOR_TYPE
 
 from llmrec_plugin.artifacts import ArtifactStore
-from llmrec_plugin.binding import BoundColumn, BoundSimilarity
-from llmrec_plugin.errors import ArtifactError, FingerprintMismatchError, InputError
+from llmrec_plugin.binding import Bound, BoundColumn, BoundNetwork, BoundSimilarity, bind_by_name
+from llmrec_plugin.diagnosis import Finding, Found, run_checks
+from llmrec_plugin.errors import ArtifactError, FingerprintMismatchError, LLMRecError
 from llmrec_plugin.feast.compatibility import unsuited_settings
 from llmrec_plugin.feast.engine import LLMComputeEngine
 from llmrec_plugin.feast.jobs import is_ours
-from llmrec_plugin.feast.patches import TESTED_FEAST
 from llmrec_plugin.feast.provider import LLMRecProvider
+from llmrec_plugin.feast.usage import open_repo, transform_of
+from llmrec_plugin.manager import load_catalogue
 from llmrec_plugin.settings import load_settings
-from llmrec_plugin.transform import Transform
-
-Level: TypeAlias = Literal["error", "warning", "note"]
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One thing that is wrong, or could be better.
-
-    Attributes:
-        level: ``error`` loses data or fails requests; ``warning`` may, or wastes work; ``note`` is for information.
-        check: Name of the check.
-        found: What is the case, and what comes of it.
-        fix: What to do.
-    """
-
-    level: Level
-    check: str
-    found: str
-    fix: str
+from llmrec_plugin.specs import to_spec
 
 
 def examine(repo: Path) -> list[Finding]:
-    """Everything the checks find in this environment and in the feature repo in `repo`, as it was last applied.
+    """Everything the checks find in the feature repo in `repo`, as it was last applied.
 
     Raises:
         InputError: There is no feature repo.
     """
-    if not (repo / "feature_store.yaml").is_file():
-        raise InputError(f"{repo.absolute()} holds no feature_store.yaml: expected a feature repo. Give --repo FOLDER.")
+    store = open_repo(repo)
     os.chdir(repo)  # relative paths start from the repo
-    subject = _Subject(FeatureStore(repo_path="."), yaml.safe_load(Path("feature_store.yaml").read_text("utf-8")))
-    return [Finding(level, check.__name__, found, fix) for check in _CHECKS for level, found, fix in check(subject)]
+    subject = _Subject(store, yaml.safe_load(Path("feature_store.yaml").read_text("utf-8")))
+    return run_checks(_CHECKS, subject)
 
 
 @dataclass(frozen=True)
@@ -79,18 +60,20 @@ class _Subject:
         return [*self.store.list_batch_feature_views(), *self.store.list_on_demand_feature_views()]
 
     @property
-    def bound(self) -> dict[str, BoundColumn]:
-        """Every feature that a model computes, by the name of its view; one that cannot be read is left out."""
+    def applied(self) -> dict[str, Bound]:
+        """Every feature of ours by the name of its view; one that cannot be read is left out, see `fingerprints`."""
         found = {}
         for view in self.all_views:
-            transform = _transform(view)
-            try:
-                bound = transform.bound if transform else None
-            except FingerprintMismatchError:  # see `fingerprints`
-                continue
-            if bound is not None and not isinstance(bound, BoundSimilarity):
-                found[view.name] = bound
+            transform = transform_of(view)
+            with contextlib.suppress(FingerprintMismatchError):
+                if transform:
+                    found[view.name] = transform.bound
         return found
+
+    @property
+    def bound(self) -> dict[str, BoundColumn]:
+        """Those of them that a model computes."""
+        return {name: bound for name, bound in self.applied.items() if not isinstance(bound, BoundSimilarity)}
 
     @property
     def online_type(self) -> str:
@@ -110,42 +93,7 @@ class _Subject:
         return isinstance(self.store._get_provider().batch_engine, LLMComputeEngine)
 
 
-_Found: TypeAlias = Iterator[tuple[Level, str, str]]
-
-
-def feast_version(subject: _Subject) -> _Found:
-    if not feast.__version__.startswith(tuple(f"{tested}." for tested in TESTED_FEAST)):
-        yield (
-            "warning",
-            f"Feast {feast.__version__}; our corrections of it were tested with {', '.join(TESTED_FEAST)}.x.",
-            f'pip install "feast~={TESTED_FEAST[-1]}.0"',
-        )
-
-
-def onnxruntime_packages(subject: _Subject) -> _Found:
-    installed = [name for name in ("onnxruntime", "onnxruntime-gpu") if _installed(name)]
-    if len(installed) > 1:
-        yield (
-            "error",
-            "onnxruntime and onnxruntime-gpu are both installed; they own the same files, and which wins is chance.",
-            "pip uninstall both, then install llmrec-plugin[cpu] or llmrec-plugin[gpu].",
-        )
-    if not installed:
-        yield "error", "No onnxruntime is installed: nothing can be computed.", 'pip install "llmrec-plugin[cpu]"'
-
-
-def cache_folder(subject: _Subject) -> _Found:
-    folder = load_settings().cache_folder
-    existing = next(path for path in (folder, *folder.parents) if path.exists())
-    if not os.access(existing, os.W_OK):
-        yield (
-            "error",
-            f"The cache folder {folder} cannot be written: every text is computed again, and no ledger is kept.",
-            "Set LLMREC_CACHE to a folder on a local disk that this user may write.",
-        )
-
-
-def reads_while_materializing(subject: _Subject) -> _Found:
+def reads_while_materializing(subject: _Subject) -> Found:
     if not subject.store.config.registry.serve_features_while_materializing:
         yield (
             "error",
@@ -161,7 +109,7 @@ def reads_while_materializing(subject: _Subject) -> _Found:
                 )
 
 
-def compute_engine(subject: _Subject) -> _Found:
+def compute_engine(subject: _Subject) -> Found:
     if subject.engine_type == "local":
         yield (
             "warning",
@@ -171,12 +119,12 @@ def compute_engine(subject: _Subject) -> _Found:
         )
 
 
-def engines_and_stores(subject: _Subject) -> _Found:
+def engines_and_stores(subject: _Subject) -> Found:
     for found, fix in unsuited_settings(subject.configuration):
         yield "error", found, fix
 
 
-def newest_rows_only(subject: _Subject) -> _Found:
+def newest_rows_only(subject: _Subject) -> Found:
     if not subject.uses_our_engine and not subject.store.config.materialization_config.pull_latest_features:
         yield (
             "warning",
@@ -185,7 +133,7 @@ def newest_rows_only(subject: _Subject) -> _Found:
         )
 
 
-def whole_tables(subject: _Subject) -> _Found:
+def whole_tables(subject: _Subject) -> Found:
     if not subject.uses_our_engine and not subject.store.config.materialization_config.online_write_batch_size:
         yield (
             "error",
@@ -194,7 +142,7 @@ def whole_tables(subject: _Subject) -> _Found:
         )
 
 
-def async_reads(subject: _Subject) -> _Found:
+def async_reads(subject: _Subject) -> Found:
     if subject.online_type in ("redis", "dynamodb", "mongodb"):
         fix = "Run several workers: feast serve --workers N."
         if subject.online_type == "redis":
@@ -207,8 +155,8 @@ def async_reads(subject: _Subject) -> _Found:
         )
 
 
-def server(subject: _Subject) -> _Found:
-    if any(isinstance(view, OnDemandFeatureView) and _transform(view) for view in subject.all_views):
+def server(subject: _Subject) -> Found:
+    if any(isinstance(view, OnDemandFeatureView) and transform_of(view) for view in subject.all_views):
         if not Path("static_artifacts.py").is_file():
             yield (
                 "note",
@@ -222,7 +170,7 @@ def server(subject: _Subject) -> _Found:
         )
 
 
-def vector_search(subject: _Subject) -> _Found:
+def vector_search(subject: _Subject) -> Found:
     if subject.online_type == "sqlite":
         yield (
             "note",
@@ -231,7 +179,7 @@ def vector_search(subject: _Subject) -> _Found:
         )
 
 
-def rollouts(subject: _Subject) -> _Found:
+def rollouts(subject: _Subject) -> Found:
     if not subject.store.config.registry.enable_online_feature_view_versioning:
         yield (
             "note",
@@ -240,7 +188,7 @@ def rollouts(subject: _Subject) -> _Found:
         )
 
 
-def first_increment(subject: _Subject) -> _Found:
+def first_increment(subject: _Subject) -> Found:
     for view in subject.ours:
         raw = view.source_views[0]
         if not raw.ttl and raw.online:
@@ -251,7 +199,7 @@ def first_increment(subject: _Subject) -> _Found:
             )
 
 
-def embedding_on_push(subject: _Subject) -> _Found:
+def embedding_on_push(subject: _Subject) -> Found:
     for view in subject.ours:
         raw = view.source_views[0]
         if raw.stream_source is not None and not isinstance(subject.store._get_provider(), LLMRecProvider):
@@ -263,7 +211,7 @@ def embedding_on_push(subject: _Subject) -> _Found:
             )
 
 
-def future_watermarks(subject: _Subject) -> _Found:
+def future_watermarks(subject: _Subject) -> Found:
     now = datetime.now(UTC)
     for view in subject.ours:
         end = view.most_recent_end_time
@@ -276,7 +224,7 @@ def future_watermarks(subject: _Subject) -> _Found:
             )
 
 
-def nanoseconds_on_spark(subject: _Subject) -> _Found:
+def nanoseconds_on_spark(subject: _Subject) -> Found:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -296,7 +244,7 @@ def nanoseconds_on_spark(subject: _Subject) -> _Found:
             )
 
 
-def artifacts(subject: _Subject) -> _Found:
+def artifacts(subject: _Subject) -> Found:
     store = ArtifactStore(load_settings().artifact_folders)
     checked: dict[str, ArtifactError | None] = {}
     for view, bound in subject.bound.items():
@@ -316,9 +264,9 @@ def artifacts(subject: _Subject) -> _Found:
             )
 
 
-def fingerprints(subject: _Subject) -> _Found:
+def fingerprints(subject: _Subject) -> Found:
     for view in subject.all_views:
-        transform = _transform(view)
+        transform = transform_of(view)
         if transform:
             try:
                 transform.bound  # noqa: B018 - reading it checks it
@@ -326,10 +274,35 @@ def fingerprints(subject: _Subject) -> _Found:
                 yield "error", str(exc), "See the message."
 
 
-_CHECKS: tuple[Callable[[_Subject], _Found], ...] = (
-    feast_version,
-    onnxruntime_packages,
-    cache_folder,
+def declarations(subject: _Subject) -> Found:
+    settings = load_settings()
+    catalogue, store = load_catalogue(settings.disabled_plugins), ArtifactStore(settings.artifact_folders)
+    for bound in {bound.feature.name: bound for bound in subject.applied.values()}.values():
+        name = bound.feature.name
+        if name not in catalogue.features:  # the repo declares it
+            continue
+        try:
+            now = bind_by_name(name, catalogue, store)
+        except LLMRecError:  # publishing says what is wrong, and what is served is looked at by `artifacts`
+            continue
+        if isinstance(bound, BoundNetwork) and isinstance(now, BoundNetwork):
+            now = replace(now, reads=bound.reads)  # only publishing knows them
+        if now.fingerprint != bound.fingerprint:
+            same = to_spec(bound.feature) == to_spec(now.feature)
+            changed = (
+                "another artifact of its model is current"
+                if same
+                else f"{catalogue.features[name].provenance} declares it otherwise"
+            )
+            yield (
+                "warning",
+                f"Feature {name} is applied with fingerprint {bound.fingerprint[:16]}, but {changed}: "
+                f"{now.fingerprint[:16]}. What is served is the old one.",
+                "feast apply, then materialize; or install and export what was applied.",
+            )
+
+
+_CHECKS: tuple[Callable[[_Subject], Found], ...] = (
     reads_while_materializing,
     compute_engine,
     engines_and_stores,
@@ -345,17 +318,5 @@ _CHECKS: tuple[Callable[[_Subject], _Found], ...] = (
     nanoseconds_on_spark,
     artifacts,
     fingerprints,
+    declarations,
 )
-
-
-def _transform(view: object) -> Transform | None:
-    transform = getattr(getattr(view, "feature_transformation", None), "udf", None)
-    return transform if isinstance(transform, Transform) else None
-
-
-def _installed(package: str) -> bool:
-    try:
-        version(package)
-    except PackageNotFoundError:
-        return False
-    return True

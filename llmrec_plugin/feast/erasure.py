@@ -22,7 +22,7 @@ from feast.protos.feast.types.EntityKey_pb2 import EntityKey
 from feast.protos.feast.types.Value_pb2 import Value
 from feast.types import Int32, Int64
 
-from llmrec_plugin.binding import BoundColumn, BoundFeature, BoundNetwork, BoundTokens
+from llmrec_plugin.binding import BoundColumn, BoundFeature, BoundNetwork, BoundTokens, cached_parts
 from llmrec_plugin.errors import ErasureError, InputError, UnknownNameError
 from llmrec_plugin.feast.jobs import alone, entity_keys, is_ours, open_job
 from llmrec_plugin.feast.training import TrainingSource
@@ -158,8 +158,8 @@ class _Target:
                 table.delete(self._is_in)
             for fingerprint, texts in self._texts.items():
                 job.runner.cache.erase(fingerprint, texts)
-            for fingerprint in _fingerprints(job.bound) if all_cached else ():
-                job.runner.cache.erase(fingerprint)
+            for part in cached_parts(job.bound) if all_cached else ():
+                job.runner.cache.erase(part.encoding_fingerprint)
 
     def left(self) -> list[str]:
         """What is still there, for messages."""
@@ -222,16 +222,6 @@ def _typed(view: FeatureView, keys: Sequence[str]) -> list[Key]:
         return [int(key) for key in keys]
     except ValueError as exc:
         raise InputError(f"The keys of {column.name!r} are integers: {exc}. Give them as digits.") from exc
-
-
-def _fingerprints(bound: BoundColumn) -> Iterator[str]:
-    """Under which a feature's values, and what they are computed from, are cached."""
-    yield bound.encoding_fingerprint
-    if isinstance(bound, BoundFeature) and bound.of is not None:
-        yield from _fingerprints(bound.of)
-    if isinstance(bound, BoundNetwork):
-        for _, part in bound.parts:
-            yield from _fingerprints(part)
 
 
 class _Noting(ValueCache):

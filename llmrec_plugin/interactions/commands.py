@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
+
+from llmrec_plugin.console import result
 
 if TYPE_CHECKING:
     from llmrec_plugin.interactions.dataset import Dataset
@@ -13,6 +15,12 @@ if TYPE_CHECKING:
 _output = click.option(
     "--output", type=click.Path(file_okay=False, path_type=Path), required=True, help="Folder of the atomic files."
 )
+
+
+def _show(*written: dict[str, Any]) -> None:
+    for item in written:
+        events, users, items = item["interactions"], item["users"], item["items"]
+        click.echo(f"{item['output']}: {events:,} interactions of {users:,} users with {items:,} items.")
 
 
 @click.group()
@@ -29,7 +37,8 @@ def data() -> None:
 )
 @_output
 @click.option("--name", default="movielens", show_default=True)
-def movielens(source: Path, output: Path, name: str) -> None:
+@result(_show)
+def movielens(source: Path, output: Path, name: str) -> dict[str, Any]:
     """Films and ratings of MovieLens, with times.
 
     Free-text tags are left out: most are younger than ratings that they would describe.
@@ -39,7 +48,7 @@ def movielens(source: Path, output: Path, name: str) -> None:
     """
     from llmrec_plugin.interactions.movielens import movielens as read
 
-    _write(read(source, name=name), output)
+    return _write(read(source, name=name), output)
 
 
 @data.command()
@@ -54,7 +63,10 @@ def movielens(source: Path, output: Path, name: str) -> None:
 @click.option("--least-interactions", default=5, show_default=True, type=click.IntRange(min=1), help="Of a user.")
 @click.option("--most-users", type=click.IntRange(min=1), help="Users at most.  [default: all]")
 @click.option("--seed", default=0, show_default=True, help="Of the choice of users.")
-def debian(source: Path, output: Path, name: str, least_interactions: int, most_users: int | None, seed: int) -> None:
+@result(_show)
+def debian(
+    source: Path, output: Path, name: str, least_interactions: int, most_users: int | None, seed: int
+) -> dict[str, Any]:
     """Debian's packages: which packages does a package build on? There are no times.
 
     \b
@@ -62,7 +74,7 @@ def debian(source: Path, output: Path, name: str, least_interactions: int, most_
     """
     from llmrec_plugin.interactions.debian import debian_packages
 
-    _write(
+    return _write(
         debian_packages(source, least_interactions=least_interactions, most_users=most_users, seed=seed, name=name),
         output,
     )
@@ -79,7 +91,8 @@ def debian(source: Path, output: Path, name: str, least_interactions: int, most_
 @click.option("--systems", type=click.Path(file_okay=False, path_type=Path), required=True, help="For llmrec train.")
 @click.option("--ranker", type=click.Path(file_okay=False, path_type=Path), required=True, help="For llmrec evaluate.")
 @click.option("--seed", default=0, show_default=True, help="Of the choice of users, without times.")
-def divide(source: Path, systems: Path, ranker: Path, seed: int) -> None:
+@result(lambda written: _show(*written))
+def divide(source: Path, systems: Path, ranker: Path, seed: int) -> list[dict[str, Any]]:
     """Keeps what a ranker learns from out of what systems learn from.
 
     With times, systems get what lies before the ranker's training lists; without, half of the users.
@@ -90,13 +103,13 @@ def divide(source: Path, systems: Path, ranker: Path, seed: int) -> None:
     from llmrec_plugin.interactions import divide as halves
     from llmrec_plugin.interactions import read_atomic
 
-    for dataset, output in zip(halves(read_atomic(source), seed=seed), (systems, ranker), strict=True):
-        _write(dataset, output)
+    parts = zip(halves(read_atomic(source), seed=seed), (systems, ranker), strict=True)
+    return [_write(dataset, output) for dataset, output in parts]
 
 
-def _write(dataset: Dataset, output: Path) -> None:
+def _write(dataset: Dataset, output: Path) -> dict[str, Any]:
     from llmrec_plugin.interactions.atomic import write_atomic
 
     write_atomic(dataset, output)
-    events, users, items = (len(table) for table in (dataset.interactions, dataset.users, dataset.items))
-    click.echo(f"{output}: {events:,} interactions of {users:,} users with {items:,} items.")
+    counts = {name: len(getattr(dataset, name)) for name in ("interactions", "users", "items")}
+    return {"output": output, **counts}

@@ -143,7 +143,7 @@ class ValueCache:
                 marks = ",".join("?" * len(some))
                 query = f"SELECT key, value, used FROM entries WHERE key IN ({marks})"  # noqa: S608 - only "?" marks
                 for key, value, used in connection.execute(query, some):
-                    data = _checked(value)
+                    data = checked(value)
                     if data is None:
                         logger.warning("%s: one damaged value is computed again.", self.path)
                         continue
@@ -231,6 +231,14 @@ class ValueCache:
             return entries, size
         return 0, 0
 
+    def connect(self) -> AbstractContextManager[sqlite3.Connection]:
+        """The connection that writes, for `llmrec_plugin.runtime.upkeep`, whose failures must not go unseen.
+
+        Raises:
+            sqlite3.Error, OSError: The file cannot be used.
+        """
+        return self._connect("write")
+
     def close(self) -> None:
         """Closes the file; the next use opens it again."""
         for database in self._databases.values():
@@ -295,7 +303,7 @@ def _with_checksum(data: bytes) -> bytes:
     return zlib.crc32(data).to_bytes(4, "little") + data
 
 
-def _checked(value: bytes) -> bytes | None:
+def checked(value: bytes) -> bytes | None:
     """What was put; None if it is damaged."""
     checksum, data = value[:4], value[4:]
     return data if zlib.crc32(data).to_bytes(4, "little") == checksum else None

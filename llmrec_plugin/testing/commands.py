@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
-import json
-import sys
-from dataclasses import asdict
+from typing import TYPE_CHECKING
 
 import click
+
+from llmrec_plugin.console import result
+
+if TYPE_CHECKING:
+    from llmrec_plugin.testing.conformance import Result
+
+_COLORS = {"passed": "green", "failed": "red", "skipped": "yellow"}
+
+
+def _show_summary(results: list[Result]) -> None:
+    if not results:
+        click.echo("No check has such an id.")
 
 
 @click.command()
 @click.argument("plugin")
 @click.option("--select", multiple=True, metavar="WORD", help="Only checks with this in their id; may be repeated.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of lines.")
-def check(plugin: str, select: tuple[str, ...], as_json: bool) -> None:
+@result(_show_summary, failed=lambda results: not results or any(item.status == "failed" for item in results))
+def check(plugin: str, select: tuple[str, ...]) -> list[Result]:
     """Checks that PLUGIN keeps what every plugin promises; exit code 1 if it does not.
 
     PLUGIN is the name of an installed plugin, or of its package or module.
@@ -22,20 +32,11 @@ def check(plugin: str, select: tuple[str, ...], as_json: bool) -> None:
     llmrec check acme
     llmrec check acme --select order_is_kept --select hostile
     """
-    from llmrec_plugin.testing.conformance import Result, check_plugin  # loads numpy and pyarrow
+    from llmrec_plugin.testing.conformance import check_plugin  # loads numpy and pyarrow
 
-    colors = {"passed": "green", "failed": "red", "skipped": "yellow"}
+    def show(done: Result) -> None:
+        click.secho(f"{done.status:8}{done.id} ({done.seconds:.1f} s)", fg=_COLORS[done.status])
+        if done.message:
+            click.echo(f"        {done.message}")
 
-    def show(result: Result) -> None:
-        if not as_json:
-            click.secho(f"{result.status:8}{result.id} ({result.seconds:.1f} s)", fg=colors[result.status])
-            if result.message:
-                click.echo(f"        {result.message}")
-
-    report = check_plugin(plugin, select=select, done=show)
-    if as_json:
-        click.echo(json.dumps([asdict(result) for result in report.results], indent=2, ensure_ascii=False))
-    elif not report.results:
-        click.echo("No check has such an id.")
-    if report.failures or not report.results:
-        sys.exit(1)
+    return list(check_plugin(plugin, select=select, done=show).results)

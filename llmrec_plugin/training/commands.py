@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 import click
 
+from llmrec_plugin.console import print_table, result, with_json
 from llmrec_plugin.errors import DeclarationError
 from llmrec_plugin.manager import load_catalogue, load_trainers
 from llmrec_plugin.settings import load_settings
@@ -53,7 +54,7 @@ class _Trainers(click.Group):
         found, failures = load_trainers(load_settings().disabled_plugins)
         for failure in failures:
             click.secho(f"A plugin is not used: {failure}", fg="yellow", err=True)
-        return {name: command.declaration for name, command in found.items() if name not in self.commands}
+        return {name: with_json(command.declaration) for name, command in found.items() if name not in self.commands}
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return sorted({*super().list_commands(ctx), *self._plugins})
@@ -76,7 +77,8 @@ def train() -> None:
 @click.option("--labels-column", default="tags", show_default=True)
 @click.option("--least-support", default=20, show_default=True, help="Training rows that a label must have.")
 @click.option("--hidden", default=0, show_default=True, help="Width of a layer before the linear one; 0: none.")
-def tags(encoder: str, labels_column: str, least_support: int, hidden: int, **options: Any) -> None:
+@result(lambda quality: _show({"head": quality["test"], **quality["baselines"]}))
+def tags(encoder: str, labels_column: str, least_support: int, hidden: int, **options: Any) -> dict[str, Any]:
     """Trains the head of a LabelModel: which labels of a closed vocabulary a text has.
 
     Writes head.safetensors and quality.json to --output. The encoder must be exported.
@@ -93,7 +95,7 @@ def tags(encoder: str, labels_column: str, least_support: int, hidden: int, **op
 
     settings = load_settings()
     model = Encoder(ArtifactStore(settings.artifact_folders).current(encoder), settings)
-    quality = train_tags(
+    return train_tags(
         read_rows(options["data"]),
         lambda texts: stored_vectors(model, texts, options["output"] / "work", progress=settings.progress),
         options["output"],
@@ -107,7 +109,6 @@ def tags(encoder: str, labels_column: str, least_support: int, hidden: int, **op
         progress=settings.progress,
         report=click.echo,
     )
-    _print_scores({"head": quality["test"], **quality["baselines"]})
 
 
 @train.command()
@@ -118,7 +119,8 @@ def tags(encoder: str, labels_column: str, least_support: int, hidden: int, **op
 @click.option("--target-tokens", default=32, show_default=True, help="Longest target, special tokens included.")
 @click.option("--least-count", default=1, show_default=True, help="Targets a token must be in to be written.")
 @click.option("--batch", default=64, show_default=True, help="Rows of a batch.")
-def synopsis(encoder: str, target_column: str, **options: Any) -> None:
+@result(lambda quality: _show(quality["test"]))
+def synopsis(encoder: str, target_column: str, **options: Any) -> dict[str, Any]:
     """Trains the decoder of a seq2seq GeneratorModel on a BERT: a text in, a short text out.
 
     Writes decoder.safetensors, base.json, quality.json and examples.json to --output. The encoder must be exported.
@@ -136,7 +138,7 @@ def synopsis(encoder: str, target_column: str, **options: Any) -> None:
     if not isinstance(model, EncoderModel):
         raise DeclarationError(f"{encoder!r} is no EncoderModel.")
     artifact = ArtifactStore(settings.artifact_folders).current(encoder)
-    quality = train_synopsis(
+    return train_synopsis(
         read_rows(options["data"]),
         model.source,
         options["output"],
@@ -150,7 +152,6 @@ def synopsis(encoder: str, target_column: str, **options: Any) -> None:
         progress=settings.progress,
         report=click.echo,
     )
-    _print_scores(quality["test"])
 
 
 def _plan(options: dict[str, Any]) -> Any:
@@ -167,10 +168,10 @@ def _held_out(options: dict[str, Any]) -> frozenset[str]:
     return frozenset(texts_of(read_rows(options["held_out"]), options["name_column"]))
 
 
-def _print_scores(scores: dict[str, dict[str, float]]) -> None:
-    columns = list(next(iter(scores.values())))
-    width = max(map(len, scores))
-    click.echo("  ".join(["on held-out rows".ljust(width), *columns]))
-    for name, values in scores.items():
-        cells = [f"{values[column]:.3f}".rjust(len(column)) for column in columns]
-        click.echo("  ".join([name.ljust(width), *cells]))
+def _show(scores: dict[str, dict[str, float]]) -> None:
+    print_table(
+        [
+            {"on held-out rows": name, **{column: f"{value:.3f}" for column, value in values.items()}}
+            for name, values in scores.items()
+        ]
+    )

@@ -124,6 +124,21 @@ def doctor() -> str:
     return result.stdout
 
 
+def fill_cache() -> tuple[str, str]:
+    """Puts one value of the repo's feature into the cache and one of a feature that is gone; their encodings."""
+    from llmrec_plugin.feast.usage import applied_features
+    from llmrec_plugin.runtime.cache import ValueCache
+    from llmrec_plugin.settings import load_settings
+
+    [used] = {bound.encoding_fingerprint for bound in applied_features(open_store(None)) if hasattr(bound, "artifacts")}
+    settings = load_settings()
+    cache = ValueCache(settings.cache_folder, settings.cache_max_bytes)
+    for fingerprint in (used, "0" * 64):
+        cache.put_many(fingerprint, {"red web": np.ones(8, np.float32)})
+    cache.close()
+    return used, "0" * 64
+
+
 def materialize_and_die(view: str, writes: int) -> None:
     """Materializes a view in a child that dies after so many chunks."""
     child = os.fork()

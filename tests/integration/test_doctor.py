@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
+import re
 import shutil
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from integration.host import Repo
 from integration.test_plan import ENGINE, START
@@ -37,10 +43,12 @@ def repo(new_repo: Callable[..., Repo]) -> Repo:
     return repo
 
 
-def _levels(repo: Repo, configuration: str = SOUND + ENGINE, **environ: str) -> dict[str, str]:
-    """Check -> level, of what the doctor finds under this configuration."""
+def _levels(
+    repo: Repo, configuration: str = SOUND + ENGINE, paths: tuple[Path, ...] = (), **environ: str
+) -> dict[str, str]:
+    """Check -> level, of what the doctor finds under this configuration, with the plugins in `paths`."""
     (repo.folder / "feature_store.yaml").write_text(configuration)
-    findings = json.loads(repo.call("steps:doctor", environ=environ))
+    findings = json.loads(repo.call("steps:doctor", environ=environ, paths=list(map(str, paths))))
     assert all(finding["found"] and finding["fix"] for finding in findings)
     return {finding["check"]: finding["level"] for finding in findings}
 
@@ -95,3 +103,142 @@ def test_a_folder_without_a_repo(repo: Repo) -> None:
     output = repo.call("steps:command_line", arguments=["doctor", "--repo", str(repo.root)], fails=True)
     assert "InputError" in output
     assert "feature_store.yaml" in output
+
+
+def test_stores_that_search_vectors_and_stores_that_are_asynchronous(repo: Repo) -> None:
+    ours = SOUND.replace("type: sqlite", "type: llmrec_plugin.feast.sqlite.LLMRecSqliteOnlineStore")
+    assert _levels(repo, ours + ENGINE) == {"server": "note"}
+    pytest.importorskip("redis", reason="needs the extra 'redis'")
+    redis = SOUND.replace("type: sqlite, path: data/online.db", "type: redis")
+    assert _levels(repo, redis + ENGINE) == {"server": "note", "async_reads": "warning"}
+
+
+def test_a_server_that_loads_models_at_the_first_request(repo: Repo, tmp_path: Path) -> None:
+    other = repo.copy(tmp_path / "other")
+    (other.folder / "static_artifacts.py").write_text("from llmrec_plugin.feast import load_artifacts\n")
+    told = [
+        [finding["found"] for finding in json.loads(here.call("steps:doctor")) if finding["check"] == "server"]
+        for here in (repo, other)
+    ]
+    assert [len(found) for found in told] == [2, 1]
+    assert "at its first request" in told[0][0]
+
+
+def test_a_raw_view_with_a_push_source_and_without_ttl(repo: Repo, tmp_path: Path) -> None:
+    other = repo.copy(tmp_path / "other")
+    other.declare(ttl_days=0)
+    features = other.folder / "features.py"
+    text = features.read_text().replace("import Entity", "import PushSource, Entity")
+    text = text.replace("source=FileSource(", 'source=PushSource(name="pushed", batch_source=FileSource(')
+    features.write_text(
+        text.replace('created_timestamp_column="created"\n    )', 'created_timestamp_column="created"))')
+    )
+    other.feast("apply")
+    warnings = {"first_increment": "warning", "embedding_on_push": "warning"}
+    assert _levels(other) == {**NOTES, **warnings}
+    provider = SOUND.replace("provider: local", "provider: llmrec_plugin.feast.provider.LLMRecProvider")
+    assert _levels(other, provider + ENGINE) == {**NOTES, "first_increment": "warning"}
+
+
+def test_timestamps_that_spark_cannot_read(repo: Repo, tmp_path: Path) -> None:
+    other = repo.copy(tmp_path / "other")
+    spark = SOUND + "batch_engine: {type: spark.engine}\n"
+    assert _levels(other, spark) == NOTES
+    path = other.folder / "data" / "items.parquet"
+    table = pq.read_table(path)
+    place = table.schema.get_field_index("event_timestamp")
+    pq.write_table(
+        table.set_column(place, "event_timestamp", table["event_timestamp"].cast(pa.timestamp("ns", "UTC"))), path
+    )
+    assert _levels(other, spark) == {**NOTES, "nanoseconds_on_spark": "error"}
+
+
+def test_a_registry_of_another_version_of_this_package(repo: Repo, tmp_path: Path) -> None:
+    other = repo.copy(tmp_path / "other")
+    path = other.folder / "data" / "registry.db"
+    text = repo.call("steps:describe", view="item_text_embedding")["transformation"]
+    (fingerprint,) = re.findall(r'"fingerprint": ?"([0-9a-f]{64})"', text)
+    path.write_bytes(path.read_bytes().replace(fingerprint.encode(), fingerprint[::-1].encode()))
+    assert _levels(other) == {**NOTES, "fingerprints": "error"}
+
+
+PLUGIN = """
+from llmrec_plugin import EmbeddingFeature, hookimpl
+
+@hookimpl
+def llmrec_register_features():
+    return [EmbeddingFeature(
+        name="item_text_embedding", entity="item", text={text!r}, model="tiny", pooling="mean", normalize=True,
+        prefix="", metric="cosine", max_tokens=16, dims=8,
+    )]
+"""
+
+
+@pytest.fixture
+def plugin(tmp_path: Path) -> Callable[[str], tuple[Path, ...]]:
+    """Where a plugin is installed that declares the feature that the repo has applied, of this text."""
+
+    def install(text: str) -> tuple[Path, ...]:
+        site = tmp_path / text[1:5]
+        about = site / "doctored-1.0.dist-info"
+        about.mkdir(parents=True)
+        (site / "doctored.py").write_text(PLUGIN.format(text=text))
+        (about / "METADATA").write_text("Metadata-Version: 2.1\nName: doctored\nVersion: 1.0\n")
+        (about / "entry_points.txt").write_text("[llmrec_plugin]\ndoctored = doctored\n")
+        return (site,)
+
+    return install
+
+
+def test_what_is_applied_and_what_a_plugin_declares(
+    repo: Repo, plugin: Callable[[str], tuple[Path, ...]], tmp_path: Path
+) -> None:
+    same = plugin("{title}. {note}")
+    assert _levels(repo, paths=same) == NOTES
+    assert _levels(repo, paths=plugin("{note}")) == {**NOTES, "declarations": "warning"}
+    other = repo.copy(tmp_path / "other")
+    other.export(seed=1)  # the applied artifact is still there, so that it can be computed
+    assert _levels(other, paths=same) == {**NOTES, "declarations": "warning"}
+
+
+def test_the_cache_keeps_what_the_repo_uses(repo: Repo, tmp_path: Path) -> None:
+    environ = {"LLMREC_CACHE": str(tmp_path)}
+    used, unused = repo.call("steps:fill_cache", environ=environ)
+    assert used != unused
+
+    def cache(*arguments: str) -> dict[str, Any]:
+        words = ["cache", *arguments, "--repo", ".", "--json"]
+        answer: dict[str, Any] = json.loads(repo.call("steps:command_line", arguments=words, environ=environ))
+        return answer
+
+    assert [item["fingerprint"] for item in cache("prune", "--unused")["removed"]] == [unused]
+    verified = cache("verify")
+    assert (verified["entries"], verified["of_known_features"], verified["damaged"]) == (1, 1, [])
+
+
+def _unsuited(configuration: dict[str, Any]) -> list[str]:
+    path = Path(__file__).parents[2] / "llmrec_plugin/feast/compatibility.py"  # by its file: importing Feast takes long
+    spec = importlib.util.spec_from_file_location("compatibility", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return [found for found, _ in module.unsuited_settings(configuration)]
+
+
+@pytest.mark.parametrize(
+    ("store", "found"),
+    [
+        ({"type": "redis"}, []),
+        ("sqlite", []),
+        (None, []),
+        ({"type": "redis", "key_ttl_seconds": 86400}, ["deletes rows 86400 seconds after they are written"]),
+        ({"type": "qdrant"}, ["writing fails"]),
+        ({"type": "milvus"}, ["gives back the query instead of each hit's vector"]),
+        ("faiss", ["keeps vectors in memory only"]),
+    ],
+)
+def test_online_stores(store: Any, found: list[str]) -> None:
+    told = _unsuited({"online_store": store})
+    assert len(told) == len(found)
+    assert all(words in line for words, line in zip(found, told, strict=True))

@@ -1,13 +1,17 @@
 """The command line, in process; what needs a real export is in tests/unit/export."""
 
 import json
+import shutil
+from dataclasses import replace
 
 import pytest
 from click.testing import CliRunner
 from tiny import export_tiny
 
-from llmrec_plugin import cli
+from llmrec_plugin import EmbeddingFeature, SimilarityFeature, cli
 from llmrec_plugin.artifacts import ArtifactStore
+from llmrec_plugin.binding import BoundSimilarity, bind
+from llmrec_plugin.registry import Catalogue, Provenance, Registered
 
 
 @pytest.fixture
@@ -42,6 +46,54 @@ def test_models_lists_what_is_exported_and_older_artifacts(run, tmp_path):
     (tiny,) = [row for row in json.loads(run("models", "--json").output) if row["model"] == "tiny"]
     assert tiny["current artifact"] == new.id[:16]
     assert tiny["older"] == [old.id[:16]]
+
+
+def test_models_tells_what_is_stale(run, tmp_path):
+    store = ArtifactStore([tmp_path / "artifacts"])
+    export_tiny(store)
+    export_tiny(store, name="all-minilm-l6-v2")
+    rows = {row["model"]: row["stale"] for row in json.loads(run("models", "--json").output)}
+    assert "dims: declared 384, exported with 8" in rows["all-minilm-l6-v2"]
+    assert rows["tiny"] == []  # nobody declares it
+    assert "dims: declared 384, exported with 8" in run("models").output
+
+
+def test_models_lists_a_model_whose_current_artifact_is_gone(run, tmp_path):
+    store = ArtifactStore([tmp_path / "artifacts"])
+    old, new = export_tiny(store, seed=0), export_tiny(store, seed=1)
+    shutil.rmtree(new.folder)
+    (tiny,) = [row for row in json.loads(run("models", "--json").output) if row["model"] == "tiny"]
+    assert tiny["current artifact"] == "none; run: llmrec export tiny"
+    assert tiny["older"] == [old.id[:16]]
+    assert "is not on this machine" in tiny["stale"][0]
+
+
+def test_features_have_the_fingerprints_that_publishing_gives_them(run, tmp_path, monkeypatch):
+    encoding = {
+        "model": "tiny", "pooling": "mean", "normalize": True, "prefix": "", "metric": "cosine", "max_tokens": 16,
+        "dims": 8,
+    }  # fmt: skip
+    item = EmbeddingFeature(name="item_text_embedding", entity="item", text="{title}", **encoding)
+    query = EmbeddingFeature(name="query_embedding", entity=None, text="{query}", **encoding)
+    score = SimilarityFeature(
+        name="query_item_similarity", left="query_embedding", right="item_text_embedding", metric="cosine"
+    )
+    lost = replace(item, name="lost_embedding", model="never-exported")
+    features = {feature.name: Registered(feature, Provenance("mine", "mine", "1")) for feature in (item, query, score)}
+    catalogue = Catalogue(features=features | {lost.name: Registered(lost, Provenance("mine", "mine", "1"))})
+    monkeypatch.setattr("llmrec_plugin.cli.listing.open_catalogue", lambda: catalogue)
+    store = ArtifactStore([tmp_path / "artifacts"])
+    export_tiny(store)
+    rows = {row["feature"]: row for row in json.loads(run("features", "--json").output)}
+    left, right = bind(query, store), bind(item, store)
+    assert rows[item.name]["fingerprint"] == right.fingerprint
+    assert rows[score.name]["fingerprint"] == BoundSimilarity(score, left, right).fingerprint
+    assert rows[lost.name]["fingerprint"] == ""
+    assert "'never-exported' is not exported" in rows[lost.name]["problem"]
+    assert rows[item.name]["declaration"]["text"] == "{title}"
+    table = run("features").output
+    assert right.fingerprint[:16] in table
+    assert "none; see --json" in table
 
 
 def test_an_unknown_model_ends_with_one_line_and_a_suggestion(run):

@@ -1,11 +1,13 @@
 """Commands that plugins add to ``llmrec train``."""
 
+import json
+
 import click
 from click.testing import CliRunner
 
 from llmrec_plugin import hookimpl
 from llmrec_plugin.manager import Manager
-from llmrec_plugin.registry import Provenance
+from llmrec_plugin.registry import Provenance, Registered
 from llmrec_plugin.training.commands import train
 
 
@@ -45,6 +47,20 @@ def test_collecting_declarations_imports_no_commands():
     manager = Manager()
     manager.register(Noisy(), Provenance("noisy", "noisy-package", "1"))
     assert not manager.collect().failures
+
+
+def test_a_plugins_command_prints_what_it_returns_as_json(monkeypatch):
+    @click.command("measured")
+    def measured():
+        click.echo("epoch 1")
+        return {"recall": 0.5}
+
+    found = {"measured": Registered(measured, Provenance("good", "good-package", "1"))}
+    monkeypatch.setattr("llmrec_plugin.training.commands.load_trainers", lambda disabled: (found, ()))
+    fresh = type(train)("train")  # the shipped group remembers what it found
+    result = CliRunner().invoke(fresh, ["measured", "--json"])
+    assert json.loads(result.stdout) == {"recall": 0.5}
+    assert result.stderr == "epoch 1\n"
 
 
 def test_shipped_commands_are_listed():

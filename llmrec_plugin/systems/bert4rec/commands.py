@@ -31,7 +31,7 @@ from llmrec_plugin.systems.sequence_options import (
 @click.option("--batch", type=click.IntRange(min=1), default=64, show_default=True, help="Sequences of a batch.")
 @plan_options(epochs=60, patience=10, rate=2e-3)
 @ranking_options
-def bert4rec(data: Path, output: Path, device: str, **options: Any) -> None:
+def bert4rec(data: Path, output: Path, device: str, **options: Any) -> dict[str, Any]:
     """Trains BERT4Rec: what a user does next, from the ids of what the user did before.
 
     \b
@@ -55,3 +55,4 @@ def bert4rec(data: Path, output: Path, device: str, **options: Any) -> None:
     )
     print_ranking(quality)
     click.echo(f"vectors: {options['hidden'] + 1} dims")
+    return quality

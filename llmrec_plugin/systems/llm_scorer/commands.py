@@ -29,7 +29,7 @@ _FOLDER = click.Path(file_okay=False, path_type=Path)
 @click.option("--batch", type=click.IntRange(min=1), default=8, show_default=True)
 @click.option("--learning-rate", type=float, default=3e-4, show_default=True)
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
-def llm_scorer(data: Path, base: str, output: Path, yes: str, no: str, **options: Any) -> None:
+def llm_scorer(data: Path, base: str, output: Path, yes: str, no: str, **options: Any) -> dict[str, Any]:
     """Tunes a small language model to say whether a person will like an item (pointwise, TALLRec).
 
     Writes the merged model, adapter/ and quality.json to --output. A run that was stopped goes on when it is started
@@ -47,3 +47,4 @@ def llm_scorer(data: Path, base: str, output: Path, yes: str, no: str, **options
     click.echo("area under the ROC curve on validation rows:")
     for name, value in quality["auc"].items():
         click.echo(f"  {value:.4f}  {name.replace('_', ' ')}")
+    return quality

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ _FOLDER = click.Path(file_okay=False, path_type=Path)
 @click.option("--learning-rate", type=float, default=2e-5, show_default=True)
 @click.option("--dev-share", type=click.FloatRange(0, 1, max_open=True), default=0.1, show_default=True)
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
-def bi_encoder(path: Path, base: Path, output: Path, dev_share: float, seed: int, **options: Any) -> None:
+def bi_encoder(path: Path, base: Path, output: Path, dev_share: float, seed: int, **options: Any) -> dict[str, Any]:
     """Trains MINT's retriever on pairs of a request and a document.
 
     PAIRS is a .jsonl file with `query` and `document` in each line. A share of the requests, with all of their
@@ -44,6 +45,7 @@ def bi_encoder(path: Path, base: Path, output: Path, dev_share: float, seed: int
             f"mean loss of {record.dev_pairs} pairs not trained on: "
             f"{record.dev_loss_before:.4f} before, {record.dev_loss_after:.4f} after"
         )
+    return asdict(record)
 
 
 def read_pairs(path: Path) -> list[Pair]:

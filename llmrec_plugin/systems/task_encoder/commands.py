@@ -50,7 +50,7 @@ def encoder(
     layers: int | None,
     learning_rate: float | None,
     **options: Any,
-) -> None:
+) -> dict[str, Any]:
     """Tunes a text encoder on interactions: a history and the item that came next belong together.
 
     Writes the encoder and quality.json to --output. A run that was stopped goes on when it is started again.
@@ -81,3 +81,4 @@ def encoder(
     click.echo("recall@10 and NDCG@10 of validation pairs, over all items:")
     for name, value in quality["validation"].items():
         click.echo(f"  {value['recall']:.4f}  {value['ndcg']:.4f}  {name}")
+    return quality

@@ -53,7 +53,7 @@ _SETTINGS = (
 @click.option("--weight-decay", type=float, default=0.01, show_default=True)
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
 @click.option("--progress/--no-progress", default=True, show_default=True)
-def text_rating(data: Path, output: Path, base: str, most_rows: int | None, **options: Any) -> None:
+def text_rating(data: Path, output: Path, base: str, most_rows: int | None, **options: Any) -> dict[str, Any]:
     """Trains a ranker of texts: user's and item's text through one encoder, and a head that gives the rating.
 
     \b
@@ -76,3 +76,4 @@ def text_rating(data: Path, output: Path, base: str, most_rows: int | None, **op
         report=click.echo,
     )
     click.echo(json.dumps(quality, indent=1))
+    return quality

@@ -44,7 +44,7 @@ def _common(epochs: int, patience: int, rate: float) -> Callable[[Command], Comm
 @click.option("--output", type=_OUTPUT, required=True, help="Folder to write atomic files to.")
 @click.option("--packages", type=_COUNT, default=2_000, show_default=True, help="Depending packages at most (debian).")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
-def ubert_reviews(kind: str, source: Path, output: Path, packages: int, seed: int) -> None:
+def ubert_reviews(kind: str, source: Path, output: Path, packages: int, seed: int) -> dict[str, Any]:
     """Makes stand-ins for reviews, from data that has none.
 
     They show that U-BERT trains, and nothing about how well it does.
@@ -53,6 +53,9 @@ def ubert_reviews(kind: str, source: Path, output: Path, packages: int, seed: in
     movielens SOURCE   a folder with ratings.csv, tags.csv, movies.csv; a user's tags on a film are the "review"
     debian SOURCE      packages.jsonl.gz; a package's synopsis is its "review" of each package it depends on;
                        opinions.txt is written too, for --opinions
+
+    \b
+    llmrec train ubert-reviews movielens ml-latest-small --output films
     """
     from llmrec_plugin.interactions import write_atomic
     from llmrec_plugin.systems.ubert.standins import debian_reviews, frequent_words, movielens_reviews
@@ -61,10 +64,9 @@ def ubert_reviews(kind: str, source: Path, output: Path, packages: int, seed: in
     write_atomic(dataset, output)
     if kind == "debian":
         (output / "opinions.txt").write_text("\n".join(frequent_words(dataset)) + "\n", encoding="utf-8")
-    click.echo(
-        f"{len(dataset.interactions)} interactions, {dataset.interactions['review'].notna().sum()} with a stand-in for "
-        f"a review, in {output}"
-    )
+    reviews = int(dataset.interactions["review"].notna().sum())
+    click.echo(f"{len(dataset.interactions)} interactions, {reviews} with a stand-in for a review, in {output}")
+    return {"output": str(output), "interactions": len(dataset.interactions), "reviews": reviews}
 
 
 @click.command("ubert-pretrain")
@@ -80,7 +82,7 @@ def ubert_reviews(kind: str, source: Path, output: Path, packages: int, seed: in
 @click.option("--opinions", type=_FILE, help="Opinion words, one a line.  [default: words that go with ratings]")
 @click.option("--max-tokens", type=click.IntRange(min=3), default=200, show_default=True)
 @click.option("--batch-size", type=_COUNT, default=32, show_default=True)
-def ubert_pretrain(data: Path, output: Path, base: str, opinions: Path | None, **options: Any) -> None:
+def ubert_pretrain(data: Path, output: Path, base: str, opinions: Path | None, **options: Any) -> dict[str, Any]:
     """Trains U-BERT's review encoder: hidden opinion words and ratings, in a domain with many reviews.
 
     \b
@@ -104,6 +106,7 @@ def ubert_pretrain(data: Path, output: Path, base: str, opinions: Path | None, *
         report=click.echo,
     )
     click.echo(json.dumps(quality, indent=1))
+    return quality
 
 
 @click.command("ubert")
@@ -114,7 +117,7 @@ def ubert_pretrain(data: Path, output: Path, base: str, opinions: Path | None, *
 @click.option("--hidden", type=_COUNT, default=64, show_default=True, help="Length of the pair's vector.")
 @click.option("--batch-size", type=_COUNT, default=256, show_default=True)
 @click.option("--most-rows", type=_COUNT, help="Labels to learn from at most, the newest.  [default: all]")
-def ubert(data: Path, output: Path, pretrained: Path, most_rows: int | None, **options: Any) -> None:
+def ubert(data: Path, output: Path, pretrained: Path, most_rows: int | None, **options: Any) -> dict[str, Any]:
     """Trains U-BERT's ratings from the reviews of user and item, with a pre-trained review encoder.
 
     A label is read with reviews of earlier moments only, never its own. Users that both domains share are known by
@@ -140,3 +143,4 @@ def ubert(data: Path, output: Path, pretrained: Path, most_rows: int | None, **o
         report=click.echo,
     )
     click.echo(json.dumps(quality, indent=1))
+    return quality

@@ -53,7 +53,7 @@ def _adaptor(command: Command) -> Command:
 @click.option("--batch", type=click.IntRange(min=1), default=64, show_default=True, help="Sequences of a batch.")
 @plan_options(epochs=30, patience=5, rate=1e-3)
 @ranking_options
-def unisrec(data: Path, output: Path, encoder: str, device: str, **options: Any) -> None:
+def unisrec(data: Path, output: Path, encoder: str, device: str, **options: Any) -> dict[str, Any]:
     """Trains UniSRec: what a user does next, from the texts of what the user did before.
 
     \b
@@ -72,6 +72,7 @@ def unisrec(data: Path, output: Path, encoder: str, device: str, **options: Any)
         **options,
     )
     print_ranking(quality)
+    return quality
 
 
 @click.command("unisrec-pretraining")
@@ -91,7 +92,9 @@ def unisrec(data: Path, output: Path, encoder: str, device: str, **options: Any)
 @plan_options(epochs=10, patience=3, rate=1e-3)
 @click.option("--split", type=click.Choice(["data", "leave-one-out"]), default="data", show_default=True)
 @click.option("--validated", type=click.IntRange(min=1), default=2_000, show_default=True, help="Events at most.")
-def unisrec_pretraining(data: tuple[Path, ...], output: Path, encoder: str, device: str, **options: Any) -> None:
+def unisrec_pretraining(
+    data: tuple[Path, ...], output: Path, encoder: str, device: str, **options: Any
+) -> dict[str, Any]:
     """Pre-trains UniSRec on several data sets together, for `unisrec --pretrained`.
 
     \b
@@ -102,7 +105,7 @@ def unisrec_pretraining(data: tuple[Path, ...], output: Path, encoder: str, devi
     _check(options)
     contrast = pretraining.Contrast(**taken(options, *_CONTRAST))
     read = load("llmrec_plugin.interactions").read_atomic
-    pretraining.pretrain_unisrec(
+    quality: dict[str, Any] = pretraining.pretrain_unisrec(
         [read(folder) for folder in data],
         output=output,
         plan=plan,
@@ -112,6 +115,7 @@ def unisrec_pretraining(data: tuple[Path, ...], output: Path, encoder: str, devi
         **_encoder(encoder, output, options["progress"]),
         **options,
     )
+    return quality
 
 
 @click.command("whitening")
@@ -124,7 +128,7 @@ def unisrec_pretraining(data: tuple[Path, ...], output: Path, encoder: str, devi
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
 @click.option("--progress/--no-progress", default=True, show_default=True)
 @ranking_options
-def whitening(data: Path, output: Path, encoder: str, progress: bool, **options: Any) -> None:
+def whitening(data: Path, output: Path, encoder: str, progress: bool, **options: Any) -> dict[str, Any]:
     """Whitens item texts' vectors; a user is the mean of the last items. Nothing is trained.
 
     \b
@@ -140,6 +144,7 @@ def whitening(data: Path, output: Path, encoder: str, progress: bool, **options:
         **options,
     )
     print_ranking(quality)
+    return quality
 
 
 def _check(options: dict[str, Any]) -> None:
