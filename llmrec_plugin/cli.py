@@ -26,6 +26,7 @@ from llmrec_plugin.inference import Profile
 from llmrec_plugin.interactions.commands import data
 from llmrec_plugin.manager import load_catalogue
 from llmrec_plugin.registry import Catalogue
+from llmrec_plugin.scaffold.commands import new_plugin
 from llmrec_plugin.settings import load_settings
 from llmrec_plugin.specs import (
     EncoderModel,
@@ -190,7 +191,7 @@ def export(model: str, name: str | None, texts: Path | None, **overrides: Any) -
     )
 
 
-for _command in (check, data, evaluate, train):
+for _command in (check, data, evaluate, new_plugin, train):
     main.add_command(_command)
 
 
