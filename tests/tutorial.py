@@ -9,7 +9,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "how-to" / "write-a-plugin.md"
 EXAMPLES = ROOT / "examples" / "plugins"
-_ITEM = re.compile(r"^    (?P<command>\S.*)\n|^```(?P<language>\w+)\n(?P<text>.*?)^```\n", re.MULTILINE | re.DOTALL)
+_ITEM = re.compile(r"^    (?P<command>[^\s][^\n]*)\n|^```(?P<language>\w+)\n(?P<text>.*?)^```\n", re.MULTILINE | re.DOTALL)
 _FILE = re.compile(r"`([\w./-]+\.(?:py|toml|yaml|md))`")
 
 
@@ -40,7 +40,7 @@ def steps() -> list[Command | Listing]:
     prose = 0
     named = ""
     for item in _ITEM.finditer(page):
-        named = ([named] + _FILE.findall(page[prose : item.start()]))[-1]
+        named = [named, *_FILE.findall(page[prose : item.start()])][-1]
         prose = item.end()
         if item["command"]:
             found.append(Command(item["command"]))
