@@ -1,4 +1,4 @@
-"""A tiny generator stands in for the real one: tests need neither weights nor an export."""
+"""A tiny generator stands in for the real one, so tests need no weights."""
 
 from __future__ import annotations
 
