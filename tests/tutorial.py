@@ -9,7 +9,9 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "how-to" / "write-a-plugin.md"
 EXAMPLES = ROOT / "examples" / "plugins"
-_ITEM = re.compile(r"^    (?P<command>[^\s][^\n]*)\n|^```(?P<language>\w+)\n(?P<text>.*?)^```\n", re.MULTILINE | re.DOTALL)
+_ITEM = re.compile(
+    r"^    (?P<command>[^\s][^\n]*)\n|^```(?P<language>\w+)\n(?P<text>.*?)^```\n", re.MULTILINE | re.DOTALL
+)
 _FILE = re.compile(r"`([\w./-]+\.(?:py|toml|yaml|md))`")
 
 

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import ast
 import tomllib
+from pathlib import Path
+from types import ModuleType
 
 import pytest
 from click.testing import CliRunner
 
+import llmrec_plugin
 from llmrec_plugin import EmbeddingFeature, GeneratorModel, Tags, TokenFeature
 from llmrec_plugin.cli import main
 from llmrec_plugin.errors import DeclarationError, NameCollisionError
 from llmrec_plugin.manager import Manager
 from llmrec_plugin.registry import Catalogue, Provenance, Registered
+from llmrec_plugin.scaffold import writing
 from llmrec_plugin.scaffold.writing import NewPlugin
 from llmrec_plugin.testing.declarations import find_declarations
 
@@ -66,8 +70,6 @@ def test_names_that_are_taken_are_refused():
 
 def _plugin_of(plugin):
     """The plugin module that would be written, run in memory."""
-    from types import ModuleType
-
     module = ModuleType(f"{plugin.module}_in_memory")
     exec(compile(plugin.files()[f"{plugin.module}/plugin.py"], module.__name__, "exec"), vars(module))
     return module
@@ -131,3 +133,10 @@ def test_a_written_plugin_registers_without_a_failure():
     manager = Manager()
     manager.register(_plugin_of(NewPlugin(name="acme")), Provenance("acme", "llmrec-acme", "0.1.0"))
     assert manager.collect().failures == ()
+
+
+def test_every_template_is_in_the_wheel():
+    templates = Path(writing.__file__).parent / "templates"
+    assert {file.suffix for file in templates.rglob("*") if file.is_file()} == {".tmpl"}
+    project = tomllib.loads((Path(llmrec_plugin.__file__).parents[1] / "pyproject.toml").read_text(encoding="utf-8"))
+    assert project["tool"]["setuptools"]["package-data"]["llmrec_plugin.scaffold"] == ["templates/**/*.tmpl"]
