@@ -1,6 +1,6 @@
 """The command line, one module per command or family; `main` imports the one that is used.
 
-    llmrec plugins | features | models | check
+    llmrec plugins | features | models | new-plugin | check
            export | calibrate | data | train | evaluate
            plan | doctor | rollout | erase | cache | completion
 
@@ -27,6 +27,7 @@ _COMMANDS = {
     "export": "llmrec_plugin.cli.export:export",
     "features": "llmrec_plugin.cli.listing:features",
     "models": "llmrec_plugin.cli.listing:models",
+    "new-plugin": "llmrec_plugin.scaffold.commands:new_plugin",
     "plan": "llmrec_plugin.cli.plan:plan",
     "plugins": "llmrec_plugin.cli.listing:plugins",
     "rollout": "llmrec_plugin.cli.rollout:rollout",

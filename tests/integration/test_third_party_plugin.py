@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-import importlib.util
-import os
-import shutil
-import subprocess
-import sys
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
-from integration.host import HERE, Repo, StepError, clean_environment
+from integration.host import Repo, StepError
+from integration.installing import PLUGINS, command_line, install, run_tests
 
-SOURCE = HERE.parent / "plugins" / "llmrec-acme"
 FEATURE = "package_synopsis_embedding"
 
 FEATURES = """
@@ -38,43 +32,10 @@ llm = publish(globals())
 """
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """A process that ended."""
-
-    status: int
-    out: str
-    err: str
-
-
-def _run(*arguments: str, folder: Path, paths: list[Path], **environ: str) -> Outcome:
-    """A fresh interpreter that finds packages in `paths`, as if they were installed."""
-    env = clean_environment() | {"PYTHONPATH": os.pathsep.join(map(str, paths))} | environ
-    done = subprocess.run(
-        [sys.executable, *arguments], cwd=folder, env=env, capture_output=True, text=True, timeout=180, check=False
-    )
-    return Outcome(done.returncode, done.stdout, done.stderr)
-
-
-def _command_line(*arguments: str, folder: Path, paths: list[Path], **environ: str) -> Outcome:
-    """The `llmrec` command."""
-    code = "from llmrec_plugin.cli import main; main()"
-    return _run("-c", code, *arguments, folder=folder, paths=paths, LLMREC_HOME=str(folder / "home"), **environ)
-
-
 @pytest.fixture(scope="module")
 def acme(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder into which pip installed llmrec-acme."""
-    if importlib.util.find_spec("setuptools") is None:
-        pytest.skip("setuptools is not installed, and pip may not download it here")
-    folder = tmp_path_factory.mktemp("acme")
-    copy = folder / "source"  # building writes into the source tree
-    shutil.copytree(SOURCE, copy, ignore=shutil.ignore_patterns("build", "*.egg-info", "__pycache__"))
-    target = folder / "site"
-    options = ["--quiet", "--no-deps", "--no-build-isolation", "--no-index", "--disable-pip-version-check"]
-    done = _run("-m", "pip", "install", *options, "--target", str(target), str(copy), folder=folder, paths=[])
-    assert done.status == 0, done.err
-    return target
+    return install(PLUGINS / "llmrec-acme", tmp_path_factory.mktemp("acme"))
 
 
 @pytest.fixture(scope="module")
@@ -102,36 +63,35 @@ FAILURES = [
 ]
 
 
-def test_its_own_tests_pass(acme: Path, tmp_path: Path) -> None:
-    done = _run(
-        "-m", "pytest", "-q", "-p", "no:cacheprovider", str(acme.parent / "source"), folder=tmp_path, paths=[acme]
-    )
+def test_the_tests_of_a_package_with_prompt_and_generator_pass(tmp_path: Path) -> None:
+    moods = install(PLUGINS / "llmrec-moods", tmp_path)
+    done = run_tests(tmp_path / "source", folder=tmp_path, paths=[moods], feast=True)
     assert done.status == 0, done.out + done.err
 
 
 def test_it_is_discovered(acme: Path, tmp_path: Path) -> None:
-    without = _command_line("features", "--json", folder=tmp_path, paths=[])
+    without = command_line("features", "--json", folder=tmp_path, paths=[])
     assert FEATURE not in without.out
-    plugins = _command_line("plugins", folder=tmp_path, paths=[acme])
+    plugins = command_line("plugins", folder=tmp_path, paths=[acme])
     assert plugins.status == 0, plugins.err
-    for word in ("acme", "llmrec-acme", "2.3.0", "minilm"):
+    for word in ("acme", "llmrec-acme 0.1.0", "minilm"):
         assert word in plugins.out
-    assert FEATURE in _command_line("features", "--json", folder=tmp_path, paths=[acme]).out
-    models = _command_line("models", "--json", folder=tmp_path, paths=[acme]).out
+    assert FEATURE in command_line("features", "--json", folder=tmp_path, paths=[acme]).out
+    models = command_line("models", "--json", folder=tmp_path, paths=[acme]).out
     for name in ("acme-tiny", "all-minilm-l6-v2"):
         assert f'"{name}"' in models
 
 
 def test_it_can_be_switched_off(acme: Path, tmp_path: Path) -> None:
-    done = _command_line("features", "--json", folder=tmp_path, paths=[acme], LLMREC_DISABLE_PLUGINS="acme")
+    done = command_line("features", "--json", folder=tmp_path, paths=[acme], LLMREC_DISABLE_PLUGINS="acme")
     assert done.status == 0, done.err
     assert FEATURE not in done.out
-    plugins = _command_line("plugins", folder=tmp_path, paths=[acme], LLMREC_DISABLE_PLUGINS="acme, other")
+    plugins = command_line("plugins", folder=tmp_path, paths=[acme], LLMREC_DISABLE_PLUGINS="acme, other")
     assert "acme" in plugins.out.partition("Disabled")[2]
 
 
 def test_a_broken_plugin_is_reported_and_hides_no_other(acme: Path, broken: Path, tmp_path: Path) -> None:
-    done = _command_line("plugins", folder=tmp_path, paths=[acme, broken])
+    done = command_line("plugins", folder=tmp_path, paths=[acme, broken])
     assert done.status == 1
     lines = done.out.splitlines()
     for plugin, hook, cause in FAILURES:
@@ -142,7 +102,7 @@ def test_a_broken_plugin_is_reported_and_hides_no_other(acme: Path, broken: Path
         assert cause in line
     [line] = [line for line in lines if line.startswith("acme ")]
     assert FEATURE in line
-    assert FEATURE in _command_line("features", "--json", folder=tmp_path, paths=[acme, broken]).out
+    assert FEATURE in command_line("features", "--json", folder=tmp_path, paths=[acme, broken]).out
 
 
 @pytest.fixture(scope="module")
@@ -180,7 +140,7 @@ def test_it_is_left_out_where_it_does_not_fit(acme: Path, new_repo: Callable[...
     assert result["views"] == {}
     [message] = result["log"]
     assert FEATURE in message
-    assert "plugin 'acme' (llmrec-acme 2.3.0)" in message
+    assert "plugin 'acme' (llmrec-acme 0.1.0)" in message
     assert "No Feast entity in this module is named 'package'. Known: film." in message
 
 

@@ -1,4 +1,4 @@
-"""Acme keeps what every plugin promises."""
+"""What every plugin promises."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What Acme declares. Only the public names of llmrec_plugin are used."""
+"""What this plugin declares."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ def llmrec_register_features() -> list[EmbeddingFeature]:
             max_tokens=64,
             dims=128,
             reduction="prefix",
-            description="What a package is about, in a third of the encoder's dimensions.",
+            description="What a package is about, in a third of the dimensions.",
         )
     ]
 
 
 @hookimpl
 def llmrec_register_models() -> list[EncoderModel]:
-    models = Path(os.environ.get("ACME_MODELS", "~/acme-models")).expanduser().absolute()
+    models = Path(os.environ.get("ACME_MODELS", "~/acme-models")).expanduser()
     return [
         EncoderModel(
             name="acme-tiny",
-            source=f"path:{models / 'acme-tiny'}",
+            source=f"path:{models.absolute() / 'acme-tiny'}",
             pooling="cls",
             normalize=True,
             dims=64,

@@ -1,4 +1,4 @@
-"""A tiny encoder stands in for the one that the feature uses, so the tests need neither weights nor an export."""
+"""A tiny encoder stands in for the real one, so tests need no weights."""
 
 from __future__ import annotations
 

@@ -1,0 +1,1 @@
+"""A plugin for llmrec-plugin; see `llmrec_acme.plugin`."""

@@ -1,0 +1,1 @@
+"""``llmrec new-plugin``: the package that a plugin's author begins with."""

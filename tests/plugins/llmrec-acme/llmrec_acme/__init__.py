@@ -1,1 +1,0 @@
-"""Acme's features and models for llmrec-plugin."""
