@@ -1,6 +1,6 @@
 """The command line.
 
-    llmrec plugins | features | models | export | data | train | evaluate | calibrate | plan | doctor | rollout | cache
+    llmrec plugins | features | models | export | data | train | evaluate | calibrate | plan | doctor | report | rollout | cache
 
 Errors of this package end with one line and exit code 1; wrong usage with exit code 2.
 """
@@ -26,6 +26,7 @@ from llmrec_plugin.inference import Profile
 from llmrec_plugin.interactions.commands import data
 from llmrec_plugin.manager import load_catalogue
 from llmrec_plugin.registry import Catalogue
+from llmrec_plugin.reporting.commands import report
 from llmrec_plugin.settings import load_settings
 from llmrec_plugin.specs import (
     EncoderModel,
@@ -190,7 +191,7 @@ def export(model: str, name: str | None, texts: Path | None, **overrides: Any) -
     )
 
 
-for _command in (check, data, evaluate, train):
+for _command in (check, data, evaluate, report, train):
     main.add_command(_command)
 
 

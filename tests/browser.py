@@ -27,7 +27,8 @@ OPTIONS = (
     "--remote-debugging-pipe",
 )  # fmt: skip
 FONTS = """<?xml version="1.0"?><!DOCTYPE fontconfig SYSTEM "fonts.dtd">
-<fontconfig><dir>/usr/share/fonts</dir><dir>{root}/usr/share/fonts</dir><cachedir>{folder}</cachedir></fontconfig>
+<fontconfig><dir>/usr/share/fonts</dir><dir>{root}/usr/share/fonts</dir><cachedir>{folder}</cachedir>
+<alias><family>system-ui</family><prefer><family>Liberation Sans</family></prefer></alias></fontconfig>
 """
 
 
@@ -52,7 +53,16 @@ class Browser:
         start = 'exec "$@" 3<&{} 4>&{}'.format(*ends)
         with (folder / "log").open("wb") as log:
             self._process = subprocess.Popen(
-                ["bash", "-c", start, "start", command, *OPTIONS, f"--user-data-dir={folder / 'profile'}", "about:blank"],
+                [
+                    "bash",
+                    "-c",
+                    start,
+                    "start",
+                    command,
+                    *OPTIONS,
+                    f"--user-data-dir={folder / 'profile'}",
+                    "about:blank",
+                ],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -145,7 +155,9 @@ class Browser:
             ready, _, _ = select.select([self._read], [], [], max(0.0, deadline - time.monotonic()))
             part = os.read(self._read, 1 << 20) if ready else b""
             if not part:
-                raise EOFError(f"Chromium ended, or said nothing within {SECONDS} seconds; see the file log in its folder.")
+                raise EOFError(
+                    f"Chromium ended, or said nothing within {SECONDS} seconds; see the file log in its folder."
+                )
             self._received += part
         line, _, self._received = self._received.partition(b"\0")
         message = json.loads(line)

@@ -32,8 +32,9 @@ class Lineage:
         columns: The columns.
         models: Name and artifact id of each model that computes it.
         parameters: What else its values depend on, and is short: dims, metric, storage.
-        on_demand: On-demand views that read it, directly or through others.
-        services: Feature services that read it, directly or through `on_demand`.
+        read_by: On-demand views that read it.
+        served_by: Feature services that name it.
+        services: Feature services that read it, directly or through on-demand views.
         materialized_to: End of the newest materialized interval; None if there is none.
         problem: Why the declaration cannot be read by this version; empty if it can.
     """
@@ -49,7 +50,8 @@ class Lineage:
     columns: tuple[str, ...]
     models: tuple[tuple[str, str], ...]
     parameters: dict[str, Any]
-    on_demand: tuple[str, ...]
+    read_by: tuple[str, ...]
+    served_by: tuple[str, ...]
     services: tuple[str, ...]
     materialized_to: datetime | None
     problem: str = ""
@@ -82,8 +84,7 @@ def _lineage(
     bound, problem = _bound(transform)
     is_batch = isinstance(view, FeatureView)
     sources = _sources_of_batch(view) if is_batch else _sources_of_request(view)
-    through = _closure(view.name, readers)
-    used = {view.name, *through}
+    used = {view.name, *_closure(view.name, readers)}
     return Lineage(
         view=view.name,
         kind=view.tags.get("llmrec.kind", ""),
@@ -96,7 +97,8 @@ def _lineage(
         columns=() if bound is None else _columns(bound),
         models=() if bound is None or isinstance(bound, BoundSimilarity) else bound.artifacts,
         parameters={} if bound is None else _parameters(bound),
-        on_demand=tuple(sorted(through)),
+        read_by=tuple(sorted(reader for reader, views in readers.items() if view.name in views)),
+        served_by=tuple(sorted(name for name, read in services.items() if view.name in read)),
         services=tuple(sorted(name for name, read in services.items() if read & used)),
         materialized_to=view.most_recent_end_time if is_batch else None,
         problem=problem,
@@ -117,7 +119,7 @@ def _columns(bound: Bound) -> tuple[str, ...]:
 
 
 def _parameters(bound: Bound) -> dict[str, Any]:
-    names = ("dims", "metric", "storage", "pooling", "max_tokens")
+    names = ("dims", "metric", "storage")
     found = {name: getattr(bound.feature, name, None) for name in names}
     if isinstance(bound, BoundNetwork) and bound.feature.dims is None:
         found = {}

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from importlib.resources import files
 
 from llmrec_plugin.pages.markup import Html, data, element, joined, table, text
-from llmrec_plugin.pages.plots import bars, histogram, plot, shortened, tick, ticks
+from llmrec_plugin.pages.plots import bars, histogram, plot, shortened, stacked, tick, ticks
 
 __all__ = [
     "Html",
@@ -24,6 +24,7 @@ __all__ = [
     "joined",
     "plot",
     "shortened",
+    "stacked",
     "table",
     "text",
     "tick",

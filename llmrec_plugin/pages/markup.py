@@ -32,7 +32,9 @@ def joined(parts: Iterable[object], between: str = "") -> Html:
     return Html(between.join(map(text, parts)))
 
 
-def table(header: Sequence[object], rows: Iterable[Sequence[object]], *, caption: str = "", words: bool = False) -> Html:
+def table(
+    header: Sequence[object], rows: Iterable[Sequence[object]], *, caption: str = "", words: bool = False
+) -> Html:
     """A table whose first column names the rows.
 
     Args:

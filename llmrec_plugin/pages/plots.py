@@ -61,6 +61,29 @@ def bars(rows: Sequence[tuple[str, float, str]], label: str, *, names: int = 250
     return plot(_WIDTH, step * len(rows) + 4, label, drawn)
 
 
+def stacked(rows: Sequence[tuple[str, Sequence[tuple[str, int]], str]], label: str, *, names: int = 250) -> Html:
+    """Named amounts as parts of their sum, all bars of one length.
+
+    Args:
+        rows: Name, (class of the part, amount) in order, and what is written behind the bar.
+        label: What they are.
+        names: Width of the names, in units of 900 for the whole plot.
+    """
+    step, long = 22, _WIDTH - names - 200
+    drawn = []
+    for place, (name, parts, written) in enumerate(rows):
+        y = step * place
+        total = sum(amount for _, amount in parts) or 1
+        drawn.append(f"<text x='0' y='{y + 15}'>{shortened(name, names)}</text>")
+        x = float(names)
+        for kind, amount in parts:
+            width = amount / total * long
+            drawn.append(f"<rect class='{text(kind)}' x='{x:.1f}' y='{y + 4}' width='{width:.1f}' height='14'/>")
+            x += width
+        drawn.append(f"<text class='label' x='{names + long + 8}' y='{y + 15}'>{text(written)}</text>")
+    return plot(_WIDTH, step * len(rows) + 4, label, drawn)
+
+
 def shortened(name: str, width: float) -> Html:
     """A name that fits into `width`, in SVG text; the whole of a cut one is its title."""
     letters = int(width / 6.6)  # of the 12 px font; a little more than the mean letter

@@ -124,5 +124,7 @@ def overlap(left: np.ndarray, right: np.ndarray) -> np.ndarray:
     """(n,) share of the neighbors in each row of (n, k) that the same row of another (n, k) has, too."""
     if left.shape[1] == 0:
         return np.ones(len(left))
-    shared: Sequence[int] = [len(set(one) & set(other)) for one, other in zip(left.tolist(), right.tolist(), strict=True)]
+    shared: Sequence[int] = [
+        len(set(one) & set(other)) for one, other in zip(left.tolist(), right.tolist(), strict=True)
+    ]
     return np.array(shared) / left.shape[1]
