@@ -1,6 +1,7 @@
 """The command line.
 
-    llmrec plugins | features | models | export | data | train | evaluate | calibrate | plan | doctor | report | rollout | cache
+    llmrec plugins | features | models | check | export | data | train | evaluate | calibrate
+    llmrec plan | doctor | report | rollout | cache
 
 Errors of this package end with one line and exit code 1; wrong usage with exit code 2.
 """

@@ -28,7 +28,11 @@ OPTIONS = (
 )  # fmt: skip
 FONTS = """<?xml version="1.0"?><!DOCTYPE fontconfig SYSTEM "fonts.dtd">
 <fontconfig><dir>/usr/share/fonts</dir><dir>{root}/usr/share/fonts</dir><cachedir>{folder}</cachedir>
-<alias><family>system-ui</family><prefer><family>Liberation Sans</family></prefer></alias></fontconfig>
+<match><test name="family"><string>system-ui</string></test>
+<edit name="family" mode="prepend" binding="strong"><string>Liberation Sans</string></edit></match>
+<match><test name="family"><string>sans-serif</string></test>
+<edit name="family" mode="prepend" binding="strong"><string>Liberation Sans</string></edit></match>
+<match><edit name="family" mode="append"><string>Liberation Sans</string></edit></match></fontconfig>
 """
 
 
@@ -86,15 +90,17 @@ class Browser:
         self.complaints.clear()
         self.requests.clear()
         self.emulate(width=width, height=height, dark=dark)
-        self._loaded = False
-        self._send("Page.navigate", url="about:blank")
-        self._loaded = False
+        self._go("about:blank")  # or another fragment of the same page would load nothing
         self.address = page.absolute().as_uri()
-        self._send("Page.navigate", url=self.address + fragment)
+        self._go(self.address + fragment)
+        self.evaluate("new Promise(done => requestAnimationFrame(() => done(true)))")
+
+    def _go(self, address: str) -> None:
+        self._loaded = False
+        self._send("Page.navigate", url=address)
         deadline = time.monotonic() + SECONDS
         while not self._loaded:
             self._receive(deadline)
-        self.evaluate("new Promise(done => requestAnimationFrame(() => done(true)))")
 
     def emulate(self, *, width: int = 1000, height: int = 800, dark: bool = False, media: str = "screen") -> None:
         """Size of the window in CSS pixels, and what the style asks for."""

@@ -37,11 +37,16 @@ def sections(result: dict[str, Any], *, level: int = 2) -> list[Html]:
             _soft("Items of a slice are ranked among themselves."),
             _forest(
                 {name: arm for name, arm in arms.items() if not arm.get("control")},
-                [label for label in result["slices"] if label != "all" and result["slices"][label]["lists"]],
+                _slices(result),
                 k,
             ),
             head(f"{ranker}: all metrics"),
-            _metrics(arms, result, k),
+            _metrics(arms, "all", k),
+            element(
+                "details",
+                element("summary", "The same for each slice"),
+                *(_metrics(arms, label, k) for label in _slices(result)),
+            ),
         ]
         if any("over_control" in arm for arm in arms.values()):
             parts += [head(f"{ranker}: arms and their controls"), _controls(arms, k)]
@@ -125,16 +130,18 @@ def _gain(gain: dict[str, Any] | None) -> Html:
     return element("span", interval(gain), class_=_kind(gain)) if gain else Html()
 
 
-def _metrics(arms: dict[str, Any], result: dict[str, Any], k: int) -> Html:
+def _slices(result: dict[str, Any]) -> list[str]:
+    """The slices that have lists."""
+    return [label for label, about in result["slices"].items() if label != "all" and about["lists"]]
+
+
+def _metrics(arms: dict[str, Any], label: str, k: int) -> Html:
     rows = []
-    for label in result["slices"]:
-        if not result["slices"][label]["lists"]:
-            continue
-        for name, arm in arms.items():
-            gain = arm["difference"][label]["ndcg"] if "difference" in arm else None
-            cells = [number(arm["metrics"][label][metric]["mean"]) for metric in COLUMNS]
-            rows.append([f"{label}: {name}", *cells, _gain(gain)])
-    return table(["", *(heading(metric, k) for metric in COLUMNS), f"{heading('ndcg', k)} difference"], rows)
+    for name, arm in arms.items():
+        gain = arm["difference"][label]["ndcg"] if "difference" in arm else None
+        cells = [number(arm["metrics"][label][metric]["mean"]) for metric in COLUMNS]
+        rows.append([name, *cells, _gain(gain)])
+    return table([label, *(heading(metric, k) for metric in COLUMNS), f"{heading('ndcg', k)} difference"], rows)
 
 
 def _controls(arms: dict[str, Any], k: int) -> Html:
@@ -183,10 +190,10 @@ def _protocol(result: dict[str, Any]) -> Html:
         for label, each in slices.items()
     ]
     for ranker, arms in result["rankers"].items():
-        rows += [
-            [f"{ranker}: {name}", ", ".join(f"{key} {value}" for key, value in arm["params"].items())]
-            for name, arm in arms.items()
-        ]
+        chosen: dict[str, list[str]] = {}
+        for name, arm in arms.items():
+            chosen.setdefault(", ".join(f"{key} {value}" for key, value in arm["params"].items()), []).append(name)
+        rows += [[f"{ranker}, settings of {'; '.join(names)}", params] for params, names in chosen.items()]
     return table(["", ""], rows, words=True)
 
 

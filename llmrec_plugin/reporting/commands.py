@@ -33,8 +33,8 @@ def report(
 ) -> None:
     """Writes one HTML page about a feature repo, as it was last applied and materialized.
 
-    Features with lineage and fingerprints, what the online store holds, maps of the vectors with nearest neighbors, what
-    models wrote, cost and cache. The page needs nothing from outside.
+    Features with lineage and fingerprints, what the online store holds, maps of the vectors with nearest neighbors,
+    what models wrote, cost and cache. The page needs nothing from outside.
 
     \b
     llmrec report --repo feature_repo

@@ -30,10 +30,9 @@ def diagram(features: Sequence[Lineage]) -> Html:
         f"<text class='head' x='{_left(column)}' y='14'>{text(name)}</text>" for column, name in enumerate(COLUMNS)
     ]
     drawn += [_curve(places[left], places[right], left[1]) for left, right in edges]
-    drawn += [
-        f"<text x='{_left(column)}' y='{_TOP + row * _STEP + 4:.1f}'>{shortened(_label(node), _WIDTHS[column] - 24)}</text>"
-        for node, (column, row) in places.items()
-    ]
+    for node, (column, row) in places.items():
+        name = shortened(_label(node), _WIDTHS[column] - 24)
+        drawn.append(f"<text x='{_left(column)}' y='{_TOP + row * _STEP + 4:.1f}'>{name}</text>")
     words = "Which sources and models each view reads, and which on-demand views and services read it; as in the table."
     return plot(sum(_WIDTHS), height, words, drawn)
 

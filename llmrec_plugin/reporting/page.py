@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,7 @@ from llmrec_plugin.pages import (
     plot,
     stacked,
     table,
+    text,
 )
 from llmrec_plugin.reporting.diagram import diagram
 from llmrec_plugin.reporting.figures import Drift, Map, Report, Runs, Tokens, Values, Vectors
@@ -96,16 +98,16 @@ def _feature(item: Lineage) -> list[object]:
     about = [f"{item.kind.replace('_', ' ')}, {when}", *(f"{name} {value}" for name, value in item.parameters.items())]
     models = (joined([name, *_below(artifact[:12])]) for name, artifact in item.models)
     return [
-        joined([element("b", item.view), *_below(", ".join(about)), *_below(item.description)]),
-        joined([", ".join(item.source or item.reads), *_below(", ".join(item.columns))]),
+        joined([element("b", _name(item.view)), *_below(", ".join(about)), *_below(item.description)]),
+        joined([_name(", ".join(item.source or item.reads)), *_below(_name(", ".join(item.columns)))]),
         joined(models) or "-",
         element("code", item.fingerprint[:12], title=item.fingerprint),
-        ", ".join(item.services) or "-",
+        _name(", ".join(item.services)) or "-",
         f"{item.materialized_to:%Y-%m-%d %H:%M}" if item.materialized_to else "-",
     ]
 
 
-def _below(words: str) -> list[Html]:
+def _below(words: str | Html) -> list[Html]:
     return [element("div", words, class_="soft")] if words else []
 
 
@@ -188,7 +190,7 @@ def _map(view: str, items: Map) -> list[Html]:
     )
     drawn = ["<g class='lines'></g>"]
     for key, (left, top) in zip(items.keys, _on_plane(items.points), strict=True):
-        drawn.append(f"<circle cx='{left:.1f}' cy='{top:.1f}' r='4'>{element('title', key)}</circle>")
+        drawn.append(f"<circle cx='{left:.1f}' cy='{top:.1f}' r='3.5'>{element('title', key)}</circle>")
     label = f"Map of {len(items.keys):,} items of {view}; the table of neighbors below holds the same."
     shown = {
         "keys": items.keys,
@@ -254,9 +256,9 @@ def _drifts(values: Sequence[Values]) -> list[Html]:
         return []
     parts = [
         _soft(
-            "The same entities under the served fingerprint and under the one that waits, or that was served before. Two "
-            "models have spaces of their own, so cosines between them mean nothing; the share of common neighbors tells "
-            "how much of the neighborhood stays. A changed text or template leaves the space as it is."
+            "The same entities under the served fingerprint and under the one that waits, or that was served before. "
+            "Two models have spaces of their own, so cosines between them say little; the share of common neighbors "
+            "tells how much of a neighborhood stays. A changed template leaves the space as it is."
         )
     ]
     for view, drift in compared:
@@ -267,8 +269,8 @@ def _drifts(values: Sequence[Values]) -> list[Html]:
 def _drift(view: str, drift: Drift) -> list[Html]:
     role = "waits" if drift.role == "waits" else "was served before"
     said = [
-        f"{drift.served[:12]} is served, {drift.other[:12]} {role}. {drift.compared:,} entities have a value under both;",
-        f"{drift.equal:,} of them the same one.",
+        f"{drift.served[:12]} is served, {drift.other[:12]} {role}.",
+        f"{drift.compared:,} entities have a value under both; {drift.equal:,} of them the same one.",
     ]
     parts: list[Html] = []
     if drift.overlap is not None and drift.overlaps is not None:
@@ -317,8 +319,9 @@ def _written(report: Report) -> list[Html]:
 
 def _tokens(item: Values, tokens: Tokens) -> list[Html]:
     size = "" if tokens.mean_size is None else f", {tokens.mean_size:.1f} {_sizes(tokens.output)} on average"
+    distinct = "distinct tags" if tokens.output == "tags" else "distinct values"
     said = (
-        f"{tokens.values:,} values{size}; {tokens.distinct:,} distinct {'tags' if tokens.output == 'tags' else 'values'}. "
+        f"{tokens.values:,} values{size}; {tokens.distinct:,} {distinct}. "
         f"{item.null:,} of {item.found:,} rows are null ({_share(item.null, item.found)})."
     )
     if tokens.numbers is not None:
@@ -413,6 +416,11 @@ def _legend(*parts: tuple[str, str]) -> Html:
     return element(
         "p", *(element("span", element("i", class_=kind), name) for kind, name in parts), class_="legend soft"
     )
+
+
+def _name(words: str) -> Html:
+    """A name that may be broken where it is joined."""
+    return Html(re.sub(r"([_/.])(?=\w)", r"\1<wbr/>", text(words)))
 
 
 def _soft(words: str) -> Html:
