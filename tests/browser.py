@@ -14,8 +14,11 @@ import select
 import shutil
 import subprocess
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 FETCHED = Path(__file__).parents[1] / ".services/chromium"
 NAMES = ("chromium", "chromium-browser", "google-chrome")
@@ -181,6 +184,16 @@ class Browser:
             url = about["request"]["url"].partition("#")[0]
             if url not in (getattr(self, "address", ""), "about:blank") and not url.startswith("data:"):
                 self.requests.append(url)
+
+
+def browsers(folder: Path) -> Iterator[Browser]:
+    """For a fixture: a browser with its files in `folder`; the tests are skipped where there is none."""
+    try:
+        browser = Browser(folder)
+    except MissingBrowserError as exc:
+        pytest.skip(str(exc))
+    yield browser
+    browser.close()
 
 
 def _command(folder: Path) -> tuple[Path | str, dict[str, str]]:

@@ -58,7 +58,7 @@ class Lineage:
 
 
 def lineage(store: FeatureStore) -> list[Lineage]:
-    """Every one of our views, those that are materialized first."""
+    """Every one of our views by name, those that are materialized first."""
     on_demand = store.list_on_demand_feature_views()
     readers = {view.name: _views_read(view) for view in on_demand}
     services = {
@@ -67,7 +67,8 @@ def lineage(store: FeatureStore) -> list[Lineage]:
     }
     return [
         _lineage(view, transform, readers, services)
-        for view in [*store.list_batch_feature_views(), *on_demand]
+        for views in (store.list_batch_feature_views(), on_demand)
+        for view in sorted(views, key=lambda view: view.name)
         if (transform := transform_of(view)) is not None
     ]
 

@@ -114,7 +114,7 @@ def added_up(reports: Iterable[RunReport], features: set[str]) -> list[Runs]:
 def _values_of_views(store: FeatureStore, rows: int, *, texts: bool) -> list[Values]:
     book = read(store.registry, store.project) if kept_by(store.registry) else {}
     found = []
-    for view in store.list_batch_feature_views():
+    for view in sorted(store.list_batch_feature_views(), key=lambda view: view.name):
         if is_ours(view):
             try:
                 found.append(_values(store, view, book.get(view.name), rows, texts=texts))

@@ -15,7 +15,7 @@ Node: TypeAlias = tuple[str, str]
 """Column and name."""
 
 COLUMNS = ("source", "model", "stored view", "on-demand view", "service")
-_WIDTHS = (205, 150, 215, 225, 115)
+_WIDTHS = (205, 145, 215, 220, 145)
 _STEP, _TOP, _LETTER = 22, 34, 6.4
 
 

@@ -96,10 +96,11 @@ def _features(features: Sequence[Lineage]) -> list[Html]:
 def _feature(item: Lineage) -> list[object]:
     when = "stored" if item.when == "batch" else "request time"
     about = [f"{item.kind.replace('_', ' ')}, {when}", *(f"{name} {value}" for name, value in item.parameters.items())]
+    columns = [column for column in item.columns if column not in item.reads]
     models = (joined([name, *_below(artifact[:12])]) for name, artifact in item.models)
     return [
         joined([element("b", _name(item.view)), *_below(", ".join(about)), *_below(item.description)]),
-        joined([_name(", ".join(item.source or item.reads)), *_below(_name(", ".join(item.columns)))]),
+        joined([_name(", ".join(item.source or item.reads)), *_below(_name(", ".join(columns)))]),
         joined(models) or "-",
         element("code", item.fingerprint[:12], title=item.fingerprint),
         _name(", ".join(item.services)) or "-",
