@@ -160,15 +160,17 @@ def _vectors(values: Sequence[Values]) -> list[Html]:
     parts: list[Html] = []
     for item in values:
         if item.vectors is not None:
-            parts += [element("h3", item.view), *_vector_figures(item.view, item.vectors)]
+            parts += [element("h3", item.view), *_vector_figures(item, item.vectors)]
         elif item.numbers is not None:
             label = f"Numbers of {item.view}"
             parts += [element("h3", item.view), histogram(item.numbers.counts, item.numbers.edges, label)]
     return parts
 
 
-def _vector_figures(view: str, vectors: Vectors) -> list[Html]:
-    said = [f"{len(vectors.map.keys):,} vectors of {vectors.dims} numbers, compared by {vectors.metric}."]
+def _vector_figures(item: Values, vectors: Vectors) -> list[Html]:
+    view = item.view
+    held = f"{len(vectors.map.keys):,} vectors, of {_number(item.entities)} entities"
+    said = [f"{held}; {vectors.dims} numbers each, compared by {vectors.metric}."]
     spread = vectors.largest - vectors.smallest
     is_even = spread <= _EVEN * max(vectors.largest, 1e-30)
     if is_even:
