@@ -255,7 +255,7 @@ def drift_figures(left: Stored, right: Stored, metric: Metric | None, **about: A
         mean_cosine=float(same.mean()) if len(same) else None,
         overlap=float(shares.mean()),
         overlap_of=count,
-        overlaps=histogram(shares, low=0.0, high=1.0),
+        overlaps=np.bincount(np.rint(shares * count).astype(int), minlength=count + 1).tolist(),
         most_moved=moved,
     )
 

@@ -98,7 +98,7 @@ class Drift:
         mean_cosine: Their mean.
         overlap: Mean share of each entity's `overlap_of` nearest neighbors in the sample that both have.
         overlap_of: How many neighbors.
-        overlaps: Histogram of the shares.
+        overlaps: Entities by how many of these neighbors stay, from none to all.
         most_moved: Keys with the smallest shares, and these.
     """
 
@@ -111,7 +111,7 @@ class Drift:
     mean_cosine: float | None = None
     overlap: float | None = None
     overlap_of: int = 0
-    overlaps: Histogram | None = None
+    overlaps: list[int] | None = None
     most_moved: list[tuple[str, float]] | None = None
 
 

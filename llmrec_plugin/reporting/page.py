@@ -278,9 +278,10 @@ def _drift(view: str, drift: Drift) -> list[Html]:
     parts: list[Html] = []
     if drift.overlap is not None and drift.overlaps is not None:
         said.append(f"Of the {drift.overlap_of} nearest neighbors {drift.overlap:.1%} are the same.")
+        kept = [(f"{stay} of {drift.overlap_of}", count, f"{count:,}") for stay, count in enumerate(drift.overlaps)]
         parts += [
-            element("h4", f"Share of the {drift.overlap_of} nearest neighbors that stay"),
-            _histogram(drift.overlaps, f"Share of common neighbors of each item of {view}", digits=1),
+            element("h4", f"Items by how many of their {drift.overlap_of} nearest neighbors stay"),
+            bars(kept, f"Items of {view} by how many of their nearest neighbors stay", names=80),
         ]
     if drift.cosines is not None and drift.mean_cosine is not None:
         said.append(f"The cosine of an entity's two vectors is {drift.mean_cosine:.3f} on average.")

@@ -132,6 +132,7 @@ def test_the_waiting_model_is_compared_on_the_same_items(shop: Shop, figures: di
     assert drift["mean_cosine"] == pytest.approx(expected, abs=1e-4)
     assert drift["overlap_of"] == 5
     assert drift["overlap"] == 1  # of five others all are neighbors
+    assert drift["overlaps"] == [0, 0, 0, 0, 0, 6]
     assert values_of(figures, PACKED)["drift"]["compared"] == 0  # the second model was not run for it
 
 

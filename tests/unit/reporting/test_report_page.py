@@ -64,7 +64,7 @@ def report():
     )
     drift = Drift(
         served="ab" * 32, other="ef" * 32, role="waits", compared=40, equal=1, cosines=norms, mean_cosine=0.5,
-        overlap=0.25, overlap_of=10, overlaps=norms, most_moved=[(HOSTILE, 0.1)],
+        overlap=0.25, overlap_of=2, overlaps=[5, 30, 5], most_moved=[(HOSTILE, 0.1)],
     )  # fmt: skip
     tags = Tokens(output="tags", values=30, distinct=2, mean_size=1.5, most_frequent=[(HOSTILE, 20), ("web", 3)])
     hidden = Tokens(output="text", values=30, distinct=30, mean_size=40, most_frequent=None)
@@ -151,7 +151,7 @@ def test_the_figures_are_on_the_page(written):
     shown = " ".join(Reader(written.read_text(encoding="utf-8")).shown)
     for words in (
         "up to 40 entities", "1,000", "status empty", "Norms 1.000 to 2.000", "1 are all zeros", "2 have a component",
-        "abababababab is served, efefefefefef waits", "Of the 10 nearest neighbors 25.0% are the same", "12.5%",
+        "abababababab is served, efefefefefef waits", "Of the 2 nearest neighbors 25.0% are the same", "12.5%",
         "Texts are shown with --texts only", "25.0% of 40 cached", "cdcdcdcdcdcd", "item_line",
     ):  # fmt: skip
         assert words in shown, words
