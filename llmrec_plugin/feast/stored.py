@@ -13,8 +13,10 @@ from feast import FeatureStore, FeatureView
 from feast.protos.feast.types.Value_pb2 import Value
 
 from llmrec_plugin.binding import BoundColumn
+from llmrec_plugin.errors import InputError
 from llmrec_plugin.feast.completeness import KEYS_PER_READ
 from llmrec_plugin.feast.jobs import entity_keys, open_job
+from llmrec_plugin.feast.training import TrainingSource
 from llmrec_plugin.pipeline.columns import is_number
 from llmrec_plugin.pipeline.packing import unpack
 from llmrec_plugin.pipeline.redaction import redact_columns
@@ -54,13 +56,17 @@ def sample_keys(view: FeatureView, most: int) -> tuple[list[Key], int]:
         most: Keys at most.
 
     Raises:
-        InputError: The source cannot be read.
+        InputError: The source cannot be read, or is no file.
     """
+    if not isinstance(view.batch_source, TrainingSource) or "uri" not in view.batch_source.configuration:
+        raise InputError(
+            f"The rows of view {view.name!r} are not in a file, so its entities cannot be listed here and its values "
+            "are not looked up. Read it where its rows are."
+        )
     total = 0
     kept = np.empty(0, dtype=object)
     hashes = np.empty(0, dtype=np.uint64)
-    source: Any = view.batch_source
-    for batch in source.distinct_keys():
+    for batch in view.batch_source.distinct_keys():
         keys = np.array([None, *batch.column(0).to_pylist()], dtype=object)[1:]  # a plain array would unpack bytes
         total += len(keys)
         kept = np.concatenate([kept, keys])

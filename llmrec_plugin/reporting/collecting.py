@@ -40,7 +40,9 @@ MOST_MOVED = 10
 def collect(
     repo: Path, *, rows: int, texts: bool = False, with_plan: bool = False, evaluation: Path | None = None
 ) -> Report:
-    """The figures of the feature repo in `repo`, as it was last applied and materialized. Writes nothing.
+    """The figures of the feature repo in `repo`, as it was last applied and materialized.
+
+    Registry and stores stay as they are.
 
     Args:
         repo: Folder with ``feature_store.yaml``.

@@ -143,10 +143,13 @@ def test_runs_are_added_up(figures: dict[str, Any]) -> None:
     assert figures["cache"]["entries"] > 0
 
 
-def test_few_rows_are_the_same_ones_and_the_page_says_how_many(shop: Shop) -> None:
-    printed = report(shop, "--rows", "3", "--json")
-    some = values_of(json.loads(printed[printed.index("{\n") : printed.rindex("}") + 1]), VIEW)
-    assert (some["entities"], some["sampled"]) == (8, 3)
+def test_few_rows_are_looked_up_and_the_next_run_is_planned_if_asked(shop: Shop) -> None:
+    printed = report(shop, "--rows", "3", "--plan", "--json")
+    some = json.loads(printed[printed.index("{\n") : printed.rindex("}") + 1])
+    assert (values_of(some, VIEW)["entities"], values_of(some, VIEW)["sampled"]) == (8, 3)
+    plans = {plan["view"]: plan for plan in some["plan"]}
+    assert plans[VIEW]["entities"] == 8
+    assert plans[VIEW]["new"] == 1
 
 
 @pytest.fixture(scope="module")
@@ -197,3 +200,15 @@ def test_what_is_no_repo_or_no_evaluation_is_said(shop: Shop, tmp_path: Path) ->
 
 def test_the_time_of_a_report_is_utc(figures: dict[str, Any]) -> None:
     assert datetime.datetime.fromisoformat(figures["made"]).utcoffset() == datetime.timedelta(0)
+
+
+def test_after_the_switch_the_former_model_is_the_other_one(shop: Shop, figures: dict[str, Any]) -> None:
+    shop.repo.feast("materialize-incremental", FIRST, "--views", PACKED, "--version", "v1")
+    shop.llmrec("promote")
+    printed = report(shop, "--json")
+    now = values_of(json.loads(printed[printed.index("{\n") : printed.rindex("}") + 1]), VIEW)
+    then = values_of(figures, VIEW)
+    assert now["drift"]["role"] == "before"
+    assert (now["drift"]["served"], now["drift"]["other"]) == (then["drift"]["other"], then["drift"]["served"])
+    assert now["vectors"]["map"]["keys"] == then["vectors"]["map"]["keys"]
+    assert now["vectors"]["map"]["points"] != then["vectors"]["map"]["points"]

@@ -2,6 +2,9 @@
 
 import json
 import re
+import subprocess
+import sys
+from dataclasses import replace
 from datetime import UTC, datetime
 from html.parser import HTMLParser
 from types import SimpleNamespace
@@ -165,8 +168,6 @@ def test_every_table_names_its_columns_and_rows(written):
 
 
 def test_a_page_without_anything_stored_says_so(report):
-    from dataclasses import replace
-
     empty = page(replace(report, features=[], values=[], runs=[]))
     assert "run `feast apply`" in empty
     assert "No view is materialized" in empty
@@ -174,8 +175,6 @@ def test_a_page_without_anything_stored_says_so(report):
 
 
 def test_texts_are_there_only_if_they_were_asked_for(report):
-    from dataclasses import replace
-
     [first, *others] = report.values
     shown = replace(first, vectors=replace(first.vectors, map=item_map(texts=True)))
     assert "text of item 3" not in page(report)
@@ -202,6 +201,12 @@ def test_ticks_are_round_and_inside():
     assert list(map(tick, ticks(-0.031, 0.052))) == ["-0.02", "0", "0.02", "0.04"]
     assert list(map(tick, ticks(0, 1))) == ["0", "0.2", "0.4", "0.6", "0.8", "1"]
     assert ticks(1, 1) == []
+
+
+def test_the_command_is_listed_without_loading_anything_heavy():
+    script = "import sys, llmrec_plugin.reporting.commands\nprint(*{name.partition('.')[0] for name in sys.modules})"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert not set(done.stdout.split()) & {"feast", "numpy", "pandas", "pyarrow", "onnxruntime", "torch"}
 
 
 # --- in a browser
