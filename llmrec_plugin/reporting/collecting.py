@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import fields
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -29,8 +29,9 @@ from llmrec_plugin.settings import load_settings
 from llmrec_plugin.specs import Metric, ShortText, TokenFeature
 from llmrec_plugin.specs.tokens import Json
 
-if TYPE_CHECKING:
-    from feast import FeatureStore, FeatureView
+FeatureStore: TypeAlias = Any
+FeatureView: TypeAlias = Any
+"""Feast's, which only `llmrec_plugin.feast` imports."""
 
 OVERLAP_OF = 10
 MOST_FREQUENT = 20

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import json
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,9 @@ import pytest
 from browser import Browser, browsers
 from integration.host import Repo
 from integration.test_rollouts import FIRST, VIEW, Shop
+from tiny import export_tiny
+
+from llmrec_plugin.artifacts import ArtifactStore
 
 pytestmark = pytest.mark.feast
 
@@ -21,12 +25,17 @@ EXTRA = f"""
 {PACKED} = EmbeddingFeature(
     name="{PACKED}", entity="item", text="{{title}}", storage="float16", status=True, **model
 )
+from llmrec_plugin import Tags, TokenFeature
+item_tags = TokenFeature(
+    name="item_tags", entity="item", model="labels", text="{{title}}", status=True, output=Tags(min_score=0.5)
+)
 """
 SERVICE = """
 import feast
 
 ranker = feast.FeatureService(name="ranker", features=[llm["query_item_similarity"]])
 """
+LABELS = ("red", "green", "blue", "fast", "slow")
 HOSTILE = "<img src=x onerror=alert(1)>"
 TITLES = {
     HOSTILE: "red <script>alert(1)</script> server",
@@ -43,9 +52,12 @@ TITLES = {
 def shop(new_repo: Callable[..., Repo]) -> Shop:
     """Seven items with the first model, one without a text and one that came later; the second model waits."""
     shop = Shop(new_repo("report"), "file", "planned")
+    configuration = shop.repo.folder / "feature_store.yaml"  # on a busy machine an apply takes more than that second
+    configuration.write_text(configuration.read_text().replace("cache_ttl_seconds: 1\n", "cache_ttl_seconds: 600\n"))
     rows = [shop._row(item, title, 1) for item, title in TITLES.items()]
     shop.repo.write_items([*rows, shop._row("late", "yellow game", 4)])
     shop.repo.export()
+    export_tiny(ArtifactStore([shop.repo.root / "home" / "artifacts"]), name="labels", labels=LABELS)
     shop.repo.declare(extra=EXTRA, template="{title}")
     features = shop.repo.folder / "features.py"
     features.write_text(features.read_text() + SERVICE)
@@ -134,6 +146,17 @@ def test_the_waiting_model_is_compared_on_the_same_items(shop: Shop, figures: di
     assert drift["overlap"] == 1  # of five others all are neighbors
     assert drift["overlaps"] == [0, 0, 0, 0, 0, 6]
     assert values_of(figures, PACKED)["drift"]["compared"] == 0  # the second model was not run for it
+
+
+def test_tags_are_counted_as_they_are_stored(shop: Shop, figures: dict[str, Any]) -> None:
+    read = shop.repo.online(["item_tags:item_tags", "item_tags:item_tags_status"], [{"item": item} for item in TITLES])
+    values = values_of(figures, "item_tags")
+    assert values["statuses"] == dict(Counter(read["item_tags_status"]))
+    assert values["null"] == read["item_tags"].count(None) == 1
+    counts = Counter(tag for tags in read["item_tags"] for tag in tags or [])
+    assert dict(values["tokens"]["most_frequent"]) == dict(counts)
+    assert values["tokens"]["distinct"] == len(counts) > 0
+    assert values["tokens"]["mean_size"] == pytest.approx(counts.total() / 6)
 
 
 def test_runs_are_added_up(figures: dict[str, Any]) -> None:
