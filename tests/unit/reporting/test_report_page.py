@@ -167,6 +167,13 @@ def test_every_table_names_its_columns_and_rows(written):
         assert each.count("<tr>") - 1 == each.count("<th scope='row'>")
 
 
+def test_without_its_script_a_point_has_its_key_and_a_table_the_neighbors(written):
+    text = written.read_text(encoding="utf-8")
+    assert len(re.findall(r"<circle [^>]*><title>", text)) == ITEMS
+    assert "<label hidden='hidden'>" in text
+    assert re.search(r"<th scope='row'>item 3</th><td>item \d+ 0\.\d{3}, ", text)
+
+
 def test_a_page_without_anything_stored_says_so(report):
     empty = page(replace(report, features=[], values=[], runs=[]))
     assert "run `feast apply`" in empty
