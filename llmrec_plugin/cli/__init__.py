@@ -2,7 +2,7 @@
 
     llmrec plugins | features | models | new-plugin | check
            export | calibrate | data | train | evaluate
-           plan | doctor | rollout | erase | cache | completion
+           plan | doctor | report | rollout | erase | cache | completion
 
 Exit code 0: done; 1: an error of this package, in one line on stderr, or a command that found something wrong; 2: wrong
 usage. See ``docs/cli.md``.
@@ -30,6 +30,7 @@ _COMMANDS = {
     "new-plugin": "llmrec_plugin.scaffold.commands:new_plugin",
     "plan": "llmrec_plugin.cli.plan:plan",
     "plugins": "llmrec_plugin.cli.listing:plugins",
+    "report": "llmrec_plugin.reporting.commands:report",
     "rollout": "llmrec_plugin.cli.rollout:rollout",
     "train": "llmrec_plugin.training.commands:train",
 }

@@ -1,0 +1,1 @@
+"""``llmrec report``: one page about a feature repo."""
