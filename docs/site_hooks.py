@@ -1,4 +1,4 @@
-"""Makes the site of the repository's own pages: README.md is its home, and what pages link to outside docs/ comes along.
+"""Makes the site of the repository's pages: README.md is its home, and files outside docs/ that are linked come along.
 
 Links in the sources are those of the repository, so that they work there; here they are turned into links of the site.
 """

@@ -70,7 +70,9 @@ def _members(module: str, node: ast.ClassDef) -> dict[str, str]:
         if found is not None and isinstance(found[1], ast.ClassDef):
             members |= _members(found[0], found[1])
     for item in node.body:
-        if isinstance(item, ast.FunctionDef) and (not item.name.startswith("_") or item.name in ("__init__", "__call__")):
+        if isinstance(item, ast.FunctionDef) and (
+            not item.name.startswith("_") or item.name in ("__init__", "__call__")
+        ):
             kind = "".join(f"@{ast.unparse(mark)} " for mark in item.decorator_list)
             members[item.name] = kind + _signature(item)
         if isinstance(item, ast.AnnAssign) and not ast.unparse(item.target).startswith("_"):
@@ -98,9 +100,7 @@ def _imports(module: str) -> Iterator[tuple[str, tuple[str, str]]]:
             yield from ((item.asname or item.name, (node.module, item.name)) for item in node.names)
     lazy = _definitions(module).get("_MODULES")
     if isinstance(lazy, ast.Assign) and isinstance(lazy.value, ast.Dict):
-        yield from (
-            (name, (f"{module}.{place}", name)) for name, place in ast.literal_eval(lazy.value).items()
-        )
+        yield from ((name, (f"{module}.{place}", name)) for name, place in ast.literal_eval(lazy.value).items())
 
 
 def _all_of(module: str) -> list[str]:

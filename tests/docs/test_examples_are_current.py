@@ -7,8 +7,8 @@ import re
 import shlex
 
 import click
-import pytest
 import public_api
+import pytest
 from docs.pages import PAGES, ROOT, blocks, commands, name_of, read
 
 from llmrec_plugin.cli import main
@@ -106,7 +106,9 @@ def test_a_stale_python_example_is_seen(block):
         check_names(block)
 
 
-@pytest.mark.parametrize("line", ["llmrec exprt x", "llmrec plan --no-such", "llmrec train bert4rec", "llmrec export a b"])
+@pytest.mark.parametrize(
+    "line", ["llmrec exprt x", "llmrec plan --no-such", "llmrec train bert4rec", "llmrec export a b"]
+)
 def test_a_stale_command_is_seen(line):
     with pytest.raises((AssertionError, click.UsageError)):
         check_command(line)

@@ -25,7 +25,7 @@ def listed(entry):
 
 @pytest.fixture(scope="module")
 def navigation():
-    return listed(yaml.load(read(ROOT / "mkdocs.yml"), Loader=_Configuration)["nav"])  # noqa: S506
+    return listed(yaml.load(read(ROOT / "mkdocs.yml"), Loader=_Configuration)["nav"])
 
 
 def test_every_page_is_in_the_navigation(navigation):
@@ -59,7 +59,9 @@ def test_links_lead_to_files_and_headings_that_exist(page):
 
 def test_headings_become_the_anchors_that_github_gives_them(tmp_path):
     page = tmp_path / "page.md"
-    page.write_text("# One: `two_three`, four\n\n## [Five](six.md)\n\n```\n# not one\n```\n\n## Five\n", encoding="utf-8")
+    page.write_text(
+        "# One: `two_three`, four\n\n## [Five](six.md)\n\n```\n# not one\n```\n\n## Five\n", encoding="utf-8"
+    )
     assert anchors(page) == {"one-two_three-four", "five", "five-1"}
 
 

@@ -10,15 +10,17 @@ import pytest
 SNAPSHOT = Path(public_api.__file__).with_suffix(".txt")
 REMEDY = """
 The public API differs from tests/public_api.txt. What may change, and how, is in docs/versioning.md: nothing public
-goes or changes its meaning without a deprecation, and a hook keeps its name and signature. If the change is meant, write
-the snapshot anew, commit it with the change, and tell users in CHANGELOG.md what to do:
+goes or changes its meaning without a deprecation, and a hook keeps its name and signature. If the change is meant,
+write the snapshot anew, commit it with the change, and tell users in CHANGELOG.md what to do:
 
     python tests/public_api.py > tests/public_api.txt
 """
 
 
 def differences(before: str, after: str) -> str:
-    return "\n".join(difflib.unified_diff(before.splitlines(), after.splitlines(), "committed", "code", lineterm="", n=1))
+    return "\n".join(
+        difflib.unified_diff(before.splitlines(), after.splitlines(), "committed", "code", lineterm="", n=1)
+    )
 
 
 def test_the_public_names_and_signatures_are_those_of_the_snapshot():
