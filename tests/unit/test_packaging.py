@@ -115,3 +115,10 @@ def test_every_library_that_is_missing_is_reported_with_an_extra_that_has_it():
         packages = {name.lower() for name in modules.get(top, [top])} | {top}
         required = {re.match(r"[\w-]+", line)[0] for line in extras[extra]}
         assert packages & required, f"extra {extra!r} does not require {module!r}"
+
+
+def test_the_oldest_versions_that_are_tested_are_those_that_are_allowed():
+    lines = [*PROJECT["dependencies"], *PROJECT["optional-dependencies"]["cpu"]]
+    least = {match[1].lower(): match[2] for match in re.finditer(r"([\w-]+)>=([\d.]+)", " ".join(lines))}
+    pinned = dict(re.findall(r"^([\w-]+)==([\d.]+)$", (ROOT / "constraints-min.txt").read_text().lower(), re.MULTILINE))
+    assert {name for name in least if not f"{pinned.get(name)}.0.0".startswith(f"{least[name]}.")} == set()
