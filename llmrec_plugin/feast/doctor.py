@@ -94,11 +94,14 @@ class _Subject:
 
 
 def reads_while_materializing(subject: _Subject) -> Found:
-    if not subject.store.config.registry.serve_features_while_materializing:
+    registry = subject.store.config.registry
+    known = "serve_features_while_materializing" in type(registry).model_fields  # since Feast 0.67
+    if not known or not registry.serve_features_while_materializing:
+        setting = "registry: {..., serve_features_while_materializing: true}"
         yield (
             "error",
             "Reads of a view are refused while it is materialized, and stay refused if that run is killed.",
-            "registry: {..., serve_features_while_materializing: true}",
+            setting if known else f'pip install "feast~=0.67.0", and then {setting}',
         )
         for view in subject.ours:
             if view.state == FeatureViewState.MATERIALIZING:

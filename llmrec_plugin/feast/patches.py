@@ -1,4 +1,4 @@
-"""What Feast 0.67 gets wrong for a batch view with a transformation, mended.
+"""What Feast 0.66 and 0.67 get wrong for a batch view with a transformation, mended.
 
 Each mend names its place upstream, and `tests/integration/test_patches.py` fails when upstream no longer
 needs it. The class `LLMBatchFeatureView` mends what Feast asks the view itself; functions of Feast are
@@ -18,7 +18,8 @@ our views.
     K  on-demand views and feature services read the table of version 0     batch_feature_view.py:165
     L  a switch between two look-ups mixes versions in one request          utils.py:1395; infra/registry/sql.py:1519
 
-(F, reads refused while materializing, is a setting: ``registry.serve_features_while_materializing: true``.)
+(F, reads refused while materializing, is a setting: ``registry.serve_features_while_materializing: true``. Feast 0.66
+does not have it.)
 """
 
 from __future__ import annotations
@@ -54,7 +55,7 @@ from llmrec_plugin.feast.versions import FINGERPRINT_TAG, NOTES, can_edit, check
 
 logger = logging.getLogger(__name__)
 
-TESTED_FEAST = ("0.67",)
+TESTED_FEAST = ("0.66", "0.67")
 _MARK = "_llmrec_patched"
 
 

@@ -22,18 +22,22 @@ import numpy as np
 from feast import Entity, FeatureView, Field, RepoConfig
 from feast.infra.key_encoding_utils import serialize_entity_key
 from feast.infra.online_stores.helpers import compute_table_id
-from feast.infra.online_stores.postgres_online_store.postgres import (
-    PostgreSQLOnlineStore,
-    PostgreSQLOnlineStoreConfig,
-)
 from feast.infra.utils.postgres.postgres_config import ConnectionType
 from feast.protos.feast.types.EntityKey_pb2 import EntityKey
-from psycopg import Connection, sql
 from pydantic import field_validator
 
-from llmrec_plugin.errors import DeclarationError
+from llmrec_plugin.errors import DeclarationError, MissingExtraError
 from llmrec_plugin.feast.vectors import VectorSearch, metric_of
 from llmrec_plugin.specs import Metric
+
+try:
+    from feast.infra.online_stores.postgres_online_store.postgres import (
+        PostgreSQLOnlineStore,
+        PostgreSQLOnlineStoreConfig,
+    )
+    from psycopg import Connection, sql
+except ModuleNotFoundError as exc:
+    raise MissingExtraError("psycopg", "postgres", "An online store in PostgreSQL") from exc
 
 MAX_INDEXED_DIMS = 2000  # of pgvector's type `vector`
 MAX_EF_SEARCH = 1000  # of pgvector

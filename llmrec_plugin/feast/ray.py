@@ -25,28 +25,32 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-import ray
 from feast import FeatureView
 from feast.infra.common.materialization_job import MaterializationJob, MaterializationJobStatus, MaterializationTask
 from feast.infra.common.serde import SerializedArtifacts
-from feast.infra.compute_engines.ray.compute import RayComputeEngine
-from feast.infra.compute_engines.ray.config import RayComputeEngineConfig
-from feast.infra.compute_engines.ray.job import RayMaterializationJob
-from feast.infra.offline_stores.contrib.ray_offline_store.ray import (
-    RayOfflineStore,
-    RayOfflineStoreConfig,
-    RayRetrievalJob,
-)
 from feast.infra.offline_stores.offline_store import RetrievalJob
 from feast.infra.offline_stores.offline_utils import infer_event_timestamp_from_entity_df
 from feast.infra.registry.base_registry import BaseRegistry
 from feast.utils import _convert_arrow_to_proto
 from pydantic import StrictStr
 
-from llmrec_plugin.errors import EngineError
+from llmrec_plugin.errors import EngineError, MissingExtraError
 from llmrec_plugin.feast.joining import join_outputs
 from llmrec_plugin.feast.training import TrainingSource, is_stored
 from llmrec_plugin.transform import Transform
+
+try:
+    import ray
+    from feast.infra.compute_engines.ray.compute import RayComputeEngine
+    from feast.infra.compute_engines.ray.config import RayComputeEngineConfig
+    from feast.infra.compute_engines.ray.job import RayMaterializationJob
+    from feast.infra.offline_stores.contrib.ray_offline_store.ray import (
+        RayOfflineStore,
+        RayOfflineStoreConfig,
+        RayRetrievalJob,
+    )
+except ModuleNotFoundError as exc:
+    raise MissingExtraError("ray", "engines", "Ray") from exc
 
 logger = logging.getLogger(__name__)
 

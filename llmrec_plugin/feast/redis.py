@@ -18,14 +18,20 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Literal
 
 from feast import FeatureView, Field, RepoConfig
+from feast.errors import FeastExtrasDependencyImportError
 from feast.infra.online_stores.helpers import _mmh3, _redis_key, _redis_key_prefix, compute_versioned_name
-from feast.infra.online_stores.redis import RedisOnlineStore, RedisOnlineStoreConfig
 from feast.infra.supported_async_methods import SupportedAsyncMethods
 from feast.protos.feast.types.EntityKey_pb2 import EntityKey
 
+from llmrec_plugin.errors import MissingExtraError
 from llmrec_plugin.feast.vectors import ExactSearch, decode
 from llmrec_plugin.feast.versions import FINGERPRINT_TAG
 from llmrec_plugin.pipeline.nearest import Block
+
+try:
+    from feast.infra.online_stores.redis import RedisOnlineStore, RedisOnlineStoreConfig
+except FeastExtrasDependencyImportError as exc:
+    raise MissingExtraError("redis", "redis", "An online store in Redis") from exc
 
 KEYS_AT_ONCE = 1000
 

@@ -16,24 +16,28 @@ from pathlib import Path
 from typing import Any
 
 from feast import FeatureView
-from feast.infra.offline_stores.contrib.spark_offline_store.spark import (
-    SparkOfflineStore,
-    SparkOfflineStoreConfig,
-    get_spark_session_or_start_new_with_repoconfig,
-)
-from feast.infra.offline_stores.contrib.spark_offline_store.spark_source import SparkOptions, SparkSource
 from feast.infra.offline_stores.offline_store import RetrievalJob
 from feast.protos.feast.core.DataSource_pb2 import DataSource as DataSourceProto
 from google.protobuf.json_format import ParseDict
 from pydantic import StrictStr
-from pyspark.sql import DataFrame, SparkSession
-from pyspark.sql import functions as F  # noqa: N812 - Spark's own abbreviation
 
-from llmrec_plugin.errors import MissingColumnError
+from llmrec_plugin.errors import MissingColumnError, MissingExtraError
 from llmrec_plugin.feast.training import TrainingSource, is_stored
 from llmrec_plugin.spark import transform_spark
 from llmrec_plugin.specs import digest
 from llmrec_plugin.transform import Transform
+
+try:
+    from feast.infra.offline_stores.contrib.spark_offline_store.spark import (
+        SparkOfflineStore,
+        SparkOfflineStoreConfig,
+        get_spark_session_or_start_new_with_repoconfig,
+    )
+    from feast.infra.offline_stores.contrib.spark_offline_store.spark_source import SparkOptions, SparkSource
+    from pyspark.sql import DataFrame, SparkSession
+    from pyspark.sql import functions as F  # noqa: N812 - Spark's own abbreviation
+except ModuleNotFoundError as exc:
+    raise MissingExtraError("pyspark", "engines", "Spark") from exc
 
 
 class LLMSparkOfflineStoreConfig(SparkOfflineStoreConfig):

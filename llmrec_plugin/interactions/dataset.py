@@ -11,7 +11,10 @@ from llmrec_plugin.errors import InputError
 if TYPE_CHECKING:
     import pandas as pd
 
-USER, ITEM, RATING, TIME = "user_id", "item_id", "rating", "timestamp"
+USER = "user_id"
+ITEM = "item_id"
+RATING = "rating"
+TIME = "timestamp"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -23,12 +23,6 @@ def test_python_examples_compile(page):
         compile(block, str(page), "exec")
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_links_to_files_lead_somewhere(page):
-    for link in re.findall(r"\]\((?!https?:|#)([^)#]+)", page.read_text(encoding="utf-8")):
-        assert (page.parent / link).exists(), link
-
-
 def test_every_environment_variable_is_documented():
     sources = inspect.getsource(settings) + inspect.getsource(configuration)
     variables = set(re.findall(r"LLMREC_[A-Z_]+", sources)) - {"LLMREC_REMOTE_"}

@@ -38,7 +38,6 @@ PREIMPORT = (
     "feast.infra.registry.registry",
     "feast.infra.registry.sql",
     "feast.repo_operations",
-    "feast.transformation.udf_rehydrate",
     "filelock",
     "fsspec.implementations.arrow",
     "importlib_metadata._adapters",
@@ -47,8 +46,12 @@ PREIMPORT = (
     "pyarrow.acero",
     "sqlalchemy.dialects.sqlite",
 )
-OPTIONAL = ("feast.infra.online_stores.postgres_online_store.postgres", "feast.infra.online_stores.redis")
-"""Feast imports them, where it can, at the first online read of every process, whatever the store."""
+OPTIONAL = (
+    "feast.infra.online_stores.postgres_online_store.postgres",
+    "feast.infra.online_stores.redis",
+    "feast.transformation.udf_rehydrate",  # since Feast 0.66
+)
+"""The stores are imported by Feast, where it can, at the first online read of every process, whatever the store."""
 
 
 def perform(request: dict[str, Any]) -> int:
