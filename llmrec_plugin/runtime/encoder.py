@@ -17,6 +17,7 @@ from llmrec_plugin.inference import Batch, Placement, Profile, Session
 from llmrec_plugin.pipeline.batching import pad, plan_batches
 from llmrec_plugin.pipeline.cutting import cut
 from llmrec_plugin.runtime.calibration import Opened, calibrate_batches, calibrate_requests, default_placement
+from llmrec_plugin.runtime.memory import run_halving
 from llmrec_plugin.runtime.overlap import ahead
 from llmrec_plugin.runtime.placements import PlacementStore, placement_key
 from llmrec_plugin.runtime.runtimes import choose_runtime, open_session
@@ -200,12 +201,16 @@ class Encoder:
         present = np.flatnonzero(lengths)
         plan = plan_batches(lengths[present], token_budget or placement.token_budget, placement.shape_step)
         batches = [present[batch] for batch in plan]
+
+        def run_whole_or_halved(batch: np.ndarray) -> None:
+            run_halving(run, batch, f"Model {manifest.model!r}")
+
         if placement.callers == 1 or len(batches) == 1:
             for batch in batches:
-                run(batch)
+                run_whole_or_halved(batch)
         else:
             with ThreadPoolExecutor(placement.callers) as pool:
-                list(pool.map(run, batches))  # list() re-raises what a worker raised
+                list(pool.map(run_whole_or_halved, batches))  # list() re-raises what a worker raised
         return int(lengths.sum())
 
     def _open(self, placement: Placement) -> Session:
