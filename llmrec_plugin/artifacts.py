@@ -296,8 +296,9 @@ class _Stored(Generic[AnyManifest]):
         """
         if name not in self.manifest.files:
             raise ArtifactCorruptError(
-                f"{self.folder / MANIFEST}: expected the sha256 of {name!r}, got those of {sorted(self.manifest.files)}. "
-                f"What is not listed is not loaded; run `llmrec export {self.manifest.model}` again."
+                f"{self.folder / MANIFEST}: expected the sha256 of {name!r}, got those of "
+                f"{sorted(self.manifest.files)}. What is not listed is not loaded; run "
+                f"`llmrec export {self.manifest.model}` again."
             )
         return self.folder / name
 

@@ -40,7 +40,6 @@ CREATE TABLE IF NOT EXISTS entries (
 CREATE INDEX IF NOT EXISTS entries_by_use ON entries (used);
 CREATE TABLE IF NOT EXISTS total (bytes INTEGER NOT NULL, entries INTEGER NOT NULL);
 INSERT INTO total SELECT 0, 0 WHERE NOT EXISTS (SELECT 1 FROM total);
-DROP TRIGGER IF EXISTS entry_added;
 CREATE TRIGGER IF NOT EXISTS entry_removed AFTER DELETE ON entries BEGIN
     UPDATE total SET bytes = bytes - length(OLD.value), entries = entries - 1; END;
 CREATE TABLE IF NOT EXISTS runs (
@@ -155,7 +154,7 @@ class ValueCache:
                     if used < now - _TOUCH_AFTER_SECONDS:
                         stale.append(key)
         if damaged:
-            logger.warning("%s: %d damaged values are computed again.", self.path, damaged)
+            logger.warning("%s: %d of %d values are damaged and computed again.", self.path, damaged, len(by_key))
         if stale:
             self._touch(stale, now)
         return found
