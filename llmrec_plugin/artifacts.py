@@ -583,7 +583,7 @@ def read_artifact(folder: Path) -> AnyArtifact:
         if not isinstance(manifest.files, dict):
             raise ValueError(f"files must map names to hashes, got {type(manifest.files).__name__}")
         check_model_name(manifest.model)  # it becomes a folder's name
-        outside = [name for name in manifest.files if Path(name).name != name or name in ("..", MANIFEST)]
+        outside = [name for name in manifest.files if Path(name).name != name or name in ("", "..", MANIFEST)]
         if outside:
             raise ValueError(f"file names must be plain, got {outside}")
         _ = manifest.artifact_id  # cannot be computed of what is no manifest
