@@ -5,8 +5,8 @@
 
 Each chunk of texts goes, with harmless rows among them, through a tiny encoder (as titles, and redacted in histories)
 and the readers of what models write, and a quarter of it each through a tiny generator that is kept to tags, to
-options, to JSON, and free. A chunk fails the run if anything raises, if a harmless row's value is not the same bits as
-without hostile neighbors, if data became a special token, if a value is not one of its output, or if it takes more than
+options, to JSON, and free. A chunk fails the run if anything raises, if a harmless row's value is another than
+without hostile neighbors (vectors: by more than `ROUNDING`), if data became a special token, if a value is not one of its output, or if it takes more than
 `SECONDS_PER_CHUNK` of processor time.
 """
 
@@ -54,6 +54,8 @@ MEBIBYTES = 1_024
 """By which peak memory may grow after the first chunk."""
 LONG_EVERY = 50
 """One text of so many has a million characters; the others have at most a few thousand."""
+ROUNDING = 1e-6
+"""By which a component of a vector may differ with the batch that a row falls into."""
 HARMLESS = ("red web server", "a fast python library", "small blue game", "new editor for images and text", "mail")
 
 _SPECIAL = (
@@ -223,6 +225,7 @@ class Report:
         statuses: Reader -> status -> how many rows.
         seconds: Of the processor, in all.
         slowest: Of these, in the slowest chunk.
+        rounding: Largest difference of a component of a harmless row's vector.
         growth: Mebibytes of peak memory after the first chunk.
     """
 
@@ -230,6 +233,7 @@ class Report:
     statuses: dict[str, Counter[str]] = field(default_factory=dict)
     seconds: float = 0.0
     slowest: float = 0.0
+    rounding: float = 0.0
     growth: float = 0.0
 
     def __str__(self) -> str:
@@ -237,7 +241,8 @@ class Report:
         return "\n".join(
             [
                 f"{self.texts} hostile texts in {self.seconds:.0f} s of one processor, slowest chunk "
-                f"{self.slowest:.1f} s, peak memory grew by {self.growth:.0f} MiB: nothing raised, no neighbor changed.",
+                f"{self.slowest:.1f} s, peak memory grew by {self.growth:.0f} MiB: nothing raised, "
+                f"no neighbor changed (vectors by at most {self.rounding:.1g}).",
                 *lines,
             ]
         )
@@ -261,7 +266,7 @@ class Trial:
         if generate:
             add_tiny_generator(store)
             self._bound |= {name: bind(written(name), store) for name in OUTPUTS}
-        self._alone = {name: self._values(name, HARMLESS) for name in self._bound}
+        self._alone = {name: self._computed(name, HARMLESS)[0] for name in self._bound}
         self.report = Report(statuses={name: Counter() for name in [*self._bound, *(f"parsed {n}" for n in OUTPUTS)]})
 
     def run(self, texts: Sequence[str]) -> None:
@@ -276,8 +281,10 @@ class Trial:
             rows, places = _among(some)
             values, statuses = self._computed(name, rows)
             self.report.statuses[name].update(statuses)
-            if [_bits(values[place]) for place in places] != self._alone[name]:
-                raise HarmError(f"{name}: harmless rows have other values beside these texts")
+            changed = max(map(_difference, [values[place] for place in places], self._alone[name]))
+            self.report.rounding = max(self.report.rounding, changed)
+            if not changed <= ROUNDING:
+                raise HarmError(f"{name}: harmless rows have other values beside these texts, by {changed:.3g}")
             self._check(name, values)
         for name, output in OUTPUTS.items():
             self.report.statuses[f"parsed {name}"].update(_parsed(output, text) for text in texts)
@@ -292,9 +299,6 @@ class Trial:
         columns = {"title": list(rows), "past": [[row, "red", row[::-1]] for row in rows]}
         computed = self._runner.compute(self._bound[name], columns, "batch", quiet=True)
         return computed.values, list(computed.statuses)
-
-    def _values(self, name: str, rows: Sequence[str]) -> list[bytes]:
-        return [_bits(value) for value in self._computed(name, rows)[0]]
 
     def _check(self, name: str, values: Sequence[Any]) -> None:
         for value in values:
@@ -337,8 +341,11 @@ def _among(texts: Sequence[str]) -> tuple[list[str], list[int]]:
     return rows, places
 
 
-def _bits(value: Any) -> bytes:
-    return value.tobytes() if isinstance(value, np.ndarray) else repr(value).encode()
+def _difference(one: Any, other: Any) -> float:
+    """Of two vectors, the largest of a component; of other values, 0 or infinity."""
+    if isinstance(one, np.ndarray) and isinstance(other, np.ndarray):
+        return float(np.abs(one - other).max())
+    return 0.0 if one == other else float("inf")
 
 
 def _fits(name: str, value: Any) -> bool:

@@ -139,7 +139,7 @@ def test_a_manifest_that_is_none_is_refused(tmp_path, content):
 
 _RUNS_CODE = {"pickle", "dill", "cloudpickle", "marshal", "shelve", "joblib"}
 _OWN_PICKLES = {"testing/child.py", "testing/feast_steps.py"}
-"""The conformance kit hands work to processes that it starts, in folders of its own; nothing from outside is read so."""
+"""The conformance kit hands work to processes that it starts, in folders of its own."""
 
 
 def calls():
