@@ -5,9 +5,9 @@
 
 Each chunk of texts goes, with harmless rows among them, through a tiny encoder (as titles, and redacted in histories)
 and the readers of what models write, and a quarter of it each through a tiny generator that is kept to tags, to
-options, to JSON, and free. A chunk fails the run if anything raises, if a harmless row's value is another than
-without hostile neighbors (vectors: by more than `ROUNDING`), if data became a special token, if a value is not one of its output, or if it takes more than
-`SECONDS_PER_CHUNK` of processor time.
+options, to JSON, and free. A chunk fails the run if anything raises, if a harmless row's value is another than without
+hostile neighbors (vectors: by more than `ROUNDING`), if data became a special token, if a value is not one of its
+output, or if it takes more than `SECONDS_PER_CHUNK` of processor time.
 """
 
 from __future__ import annotations

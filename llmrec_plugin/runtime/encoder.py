@@ -167,8 +167,11 @@ class Encoder:
         tokenize = tokenizer.encode_batch if reads_texts else tokenizer.encode_batch_fast
         if len(texts) == 1 and not reads_texts:  # a request: nothing to order, nothing to pad
             ids = np.array([tokenize(list(texts))[0].ids], dtype=np.int64)
-            if ids.size:
-                vectors[:] = opened.session.run(Batch(ids, np.ones_like(ids)))
+
+            def run(rows: np.ndarray) -> None:
+                vectors[rows] = opened.session.run(Batch(ids, np.ones_like(ids)))
+
+            run_halving(run, np.arange(len(ids) if ids.size else 0), f"Model {self.artifact.manifest.model!r}")
             return vectors, ids.size
         step = TEXTS_AHEAD if opened.placement.overlapping else max(len(texts), 1)
         starts = range(0, len(texts), step)

@@ -32,6 +32,8 @@ def run_halving(run: Callable[[Sequence[T]], None], items: Sequence[T], what: st
     Raises:
         ProviderError: There is not the memory for one item.
     """
+    if not len(items):
+        return
     try:
         run(items)
         return
