@@ -52,7 +52,7 @@ CHUNK = 1_000
 SECONDS_PER_CHUNK = 120.0
 MEBIBYTES = 1_024
 """By which peak memory may grow after the first chunk."""
-LONG_EVERY = 50
+LONG_EVERY = 500
 """One text of so many has a million characters; the others have at most a few thousand."""
 ROUNDING = 1e-6
 """By which a component of a vector may differ with the batch that a row falls into."""

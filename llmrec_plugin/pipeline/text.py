@@ -11,7 +11,8 @@ from typing import Any
 from llmrec_plugin.errors import InputError, quoted
 
 # Control characters but tab and newline, and lone surrogates (which no encoder of UTF-8 accepts).
-_UNSAFE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
+_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def to_text(value: object) -> str:
@@ -69,6 +70,4 @@ def clean(text: str, max_chars: int) -> str:
 
 def safe(text: str) -> str:
     """The text with a blank for each control character and U+FFFD for each lone surrogate."""
-    if _UNSAFE.search(text):
-        return _UNSAFE.sub(lambda match: "\ufffd" if match[0] >= "\ud800" else " ", text)
-    return text
+    return _SURROGATE.sub("\ufffd", _CONTROL.sub(" ", text))

@@ -30,11 +30,15 @@ from llmrec_plugin.errors import (
     ParityError,
     ProviderError,
 )
+from llmrec_plugin.generation import Request, Segment
 from llmrec_plugin.runtime import cache as cache_module
 from llmrec_plugin.runtime.cache import ValueCache
+from llmrec_plugin.runtime.generation import session as generation
 from llmrec_plugin.runtime.memory import is_out_of_memory, run_halving
 from llmrec_plugin.runtime.runner import Runner
 from llmrec_plugin.runtime.session import OnnxSession
+from llmrec_plugin.specs import Decoding
+from llmrec_plugin.testing.tiny import add_tiny_generator
 
 MODES = ("batch", "on_demand")
 TITLES = ["red web server", "a fast python library", "blue", "font " * 30, "big game", "mail chat", "old editor"]
@@ -292,6 +296,40 @@ def test_a_row_without_memory_is_an_error_that_says_what_to_do(runner, monkeypat
     monkeypatch.undo()
     assert set(compute(runner, mode).statuses) == {"ok"}  # the session is still good
     runner.drain()
+
+
+@pytest.mark.parametrize("most", [1, 3])
+def test_prompts_without_memory_are_halved_and_each_is_told_once(tmp_path, monkeypatch, most):
+    artifact = add_tiny_generator(ArtifactStore([tmp_path]))
+    requests = [Request((Segment(title, data=True),)) for title in TITLES]
+    decoding = Decoding(max_new_tokens=6)
+    sound = generation.open_generator(artifact, device="cpu", threads=1)
+    expected = sound.generate(requests, decoding)
+    scores = sound.score(requests, ["yes", "no"])
+    opened, tried = generation._open, []
+
+    class Limited:
+        def __init__(self, *arguments):
+            self.session = opened(*arguments)
+            self.get_inputs, self.get_outputs = self.session.get_inputs, self.session.get_outputs
+            self.get_providers = self.session.get_providers
+
+        def run(self, names, feeds):
+            tried.append(len(feeds["input_ids"]))
+            if tried[-1] > most and armed:
+                raise RuntimeError(ORT_SAYS)
+            return self.session.run(names, feeds)
+
+    armed = False
+    monkeypatch.setattr(generation, "_open", Limited)
+    short = generation.open_generator(artifact, device="cpu", threads=1)
+    armed = True
+    told = []
+    assert short.generate(requests, decoding, done=lambda row, completion: told.append((row, completion))) == expected
+    assert sorted(row for row, _ in told) == list(range(len(requests)))
+    assert dict(told) == dict(enumerate(expected))
+    np.testing.assert_allclose(short.score(requests, ["yes", "no"]), scores, atol=1e-5)
+    assert max(tried) > most
 
 
 def test_another_error_is_not_taken_for_want_of_memory():
