@@ -13,16 +13,23 @@ from __future__ import annotations
 
 import hashlib
 import json
+import mmap
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Generic, Literal, TypeAlias, TypeVar
 
-from llmrec_plugin.errors import ArtifactCorruptError, ArtifactMismatchError, ArtifactNotFoundError
+from llmrec_plugin.errors import (
+    ArtifactCorruptError,
+    ArtifactMismatchError,
+    ArtifactNotFoundError,
+    DeclarationError,
+)
 from llmrec_plugin.networks import Input, Tokens, Vector, graph_names, input_from_spec
 from llmrec_plugin.specs import GeneratorTask, Metric, NetworkFeature, Pooling, Precision, TextFeature, digest, to_spec
+from llmrec_plugin.specs.checks import check_model_name
 
 MANIFEST = "manifest.json"
 GRAPH = "model.onnx"
@@ -32,6 +39,7 @@ GOLDEN_PROMPTS = "golden.json"
 GOLDEN_ROWS = "golden.rows.json"
 ENDPOINT = "endpoint.json"
 FORMAT = 1
+_LOCATION = b"\x0a\x08location\x12"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -281,21 +289,48 @@ class _Stored(Generic[AnyManifest]):
         return self.manifest.artifact_id
 
     def path(self, name: str) -> Path:
-        return self.folder / name
-
-    def verify(self) -> None:
-        """Compares every file with its hash in the manifest.
+        """Where one of its files lies.
 
         Raises:
-            ArtifactCorruptError: A file is missing or differs.
+            ArtifactCorruptError: The manifest has no hash of such a file, so nothing may load it.
         """
-        for name, expected in self.manifest.files.items():
-            path = self.folder / name
+        if name not in self.manifest.files:
+            raise ArtifactCorruptError(
+                f"{self.folder / MANIFEST}: expected the sha256 of {name!r}, got those of "
+                f"{sorted(self.manifest.files)}. What is not listed is not loaded; run "
+                f"`llmrec export {self.manifest.model}` again."
+            )
+        return self.folder / name
+
+    def verify(self, names: Iterable[str] | None = None) -> None:
+        """Compares files with their hashes in the manifest, and lets none lie or read outside of what is listed.
+
+        Args:
+            names: Which; default: all.
+
+        Raises:
+            ArtifactCorruptError: A file is missing, differs, is a link out of the folder, or is a graph whose weights
+                lie in a file that the manifest does not list.
+        """
+        home = self.folder.resolve()
+        for name in self.manifest.files if names is None else names:
+            path, expected = self.path(name), self.manifest.files[name]
             actual = sha256_file(path) if path.is_file() else "no such file"
             if actual != expected:
                 raise ArtifactCorruptError(
                     f"{path} of model {self.manifest.model!r}: expected sha256 {expected}, got {actual}. "
                     f"The file is damaged or was replaced; run `llmrec export {self.manifest.model}` again."
+                )
+            if path.resolve().parent != home:
+                raise ArtifactCorruptError(
+                    f"{path} of model {self.manifest.model!r}: expected a file in this folder, got a link to "
+                    f"{path.resolve()}. Copy the file here."
+                )
+            unlisted = _weights_beside(path) - self.manifest.files.keys() if path.suffix == ".onnx" else set()
+            if unlisted:
+                raise ArtifactCorruptError(
+                    f"{path} of model {self.manifest.model!r} reads weights from {sorted(unlisted)}, whose sha256 the "
+                    f"manifest does not have. Run `llmrec export {self.manifest.model}` again."
                 )
 
 
@@ -547,14 +582,34 @@ def read_artifact(folder: Path) -> AnyArtifact:
         manifest = kind(**{name: value for name, value in values.items() if name in known})
         if not isinstance(manifest.files, dict):
             raise ValueError(f"files must map names to hashes, got {type(manifest.files).__name__}")
-        outside = [name for name in manifest.files if Path(name).name != name]
+        check_model_name(manifest.model)  # it becomes a folder's name
+        outside = [name for name in manifest.files if Path(name).name != name or name in ("", "..", MANIFEST)]
         if outside:
             raise ValueError(f"file names must be plain, got {outside}")
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as exc:
+        _ = manifest.artifact_id  # cannot be computed of what is no manifest
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError, DeclarationError) as exc:
         raise ArtifactCorruptError(f"{path} is not a readable manifest: {exc}. Export the model again.") from exc
     if isinstance(manifest, NetworkManifest):
         return NetworkArtifact(folder, manifest)
     return Artifact(folder, manifest) if isinstance(manifest, Manifest) else GeneratorArtifact(folder, manifest)
+
+
+def _weights_beside(graph: Path) -> set[str]:
+    """The files that an ONNX graph reads weights from, as it names them.
+
+    A tensor whose data lie elsewhere holds the protobuf entry {1: "location", 2: name}.
+    """
+    if not graph.stat().st_size:
+        return set()
+    found: set[str] = set()
+    with graph.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        position = content.find(_LOCATION)
+        while position >= 0:
+            start = position + len(_LOCATION) + 1
+            length = content[start - 1] if start <= len(content) else 0  # longer ones have a byte above 127 here
+            found.add(content[start : start + length].decode("utf-8", "replace"))
+            position = content.find(_LOCATION, start)
+    return found
 
 
 def sha256_file(path: Path) -> str:

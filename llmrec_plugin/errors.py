@@ -36,8 +36,22 @@ from __future__ import annotations
 
 import copyreg
 import difflib
+import os
 from collections.abc import Iterable
 from typing import Any
+
+
+def texts_are_shown() -> bool:
+    """Whether messages, which end up in logs, may hold what rows hold and models wrote (``LLMREC_LOG_TEXTS=1``)."""
+    return os.environ.get("LLMREC_LOG_TEXTS") == "1"
+
+
+def quoted(value: object) -> str:
+    """A value of a row, or what a model wrote, for a message: its beginning where texts are shown, else its size."""
+    if texts_are_shown():
+        return f"{value!r:.60}"
+    size = f"{len(value)} long, " if isinstance(value, str | bytes | list | tuple | dict) else ""
+    return f"<{size}shown with LLMREC_LOG_TEXTS=1>"
 
 
 class LLMRecError(Exception):

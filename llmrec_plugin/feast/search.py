@@ -21,7 +21,7 @@ from feast.protos.feast.types.EntityKey_pb2 import EntityKey
 from feast.type_map import feast_value_type_to_python_type
 
 from llmrec_plugin.binding import BoundFeature, BoundNetwork, BoundVector
-from llmrec_plugin.errors import DeclarationError, InputError, OnlineStoreError, UnknownNameError
+from llmrec_plugin.errors import DeclarationError, InputError, OnlineStoreError, UnknownNameError, quoted
 from llmrec_plugin.feast.vectors import VectorSearch, by_entity_key, metric_of, query_vector, vector_column
 from llmrec_plugin.feast.views import on_demand_name
 from llmrec_plugin.transform import Transform
@@ -140,7 +140,7 @@ def _encode(store: FeatureStore, encoder: BoundVector | None, query: str | Mappi
     name = on_demand_name(feature)
     [vector] = store.get_online_features([f"{name}:{name}"], [dict(query)]).to_dict()[name]
     if vector is None:
-        raise InputError(f"The query has no vector: feature {feature.name!r} found nothing to read in {query!r:.200}.")
+        raise InputError(f"The query has no vector: feature {feature.name!r} found nothing to read in {quoted(query)}.")
     return vector
 
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias, TypeVar
 
-from llmrec_plugin.errors import InputError, MissingColumnError
+from llmrec_plugin.errors import InputError, MissingColumnError, quoted
 from llmrec_plugin.pipeline.redaction import redact_columns
 from llmrec_plugin.pipeline.text import as_list, clean, to_text
 from llmrec_plugin.specs import HistoryEmbeddingFeature, TextFeature
@@ -141,4 +141,4 @@ def _events(value: object) -> list[Any]:
         return items
     if not isinstance(value, str) and to_text(value) == "":  # None, NaN
         return []
-    raise InputError(f"expected a list of event texts, got {type(value).__name__} ({value!r:.60})")
+    raise InputError(f"expected a list of event texts, got {type(value).__name__} ({quoted(value)})")

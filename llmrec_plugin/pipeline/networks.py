@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import numpy as np
 
-from llmrec_plugin.errors import FingerprintMismatchError, InputError
+from llmrec_plugin.errors import FingerprintMismatchError, InputError, quoted
 from llmrec_plugin.networks import Id, IdSequence, Image, Input, Number, Tokens, Vector, VectorSequence, graph_names
 from llmrec_plugin.pipeline.assemble import read_each, template_reader
 from llmrec_plugin.pipeline.packing import packed_bytes, unpack
@@ -164,7 +164,7 @@ def _reader(item: Input, source: InputSource, vocabularies: Vocabularies, comput
 
 def _id(ids: Mapping[str, int], value: Any) -> int | None:
     if as_list(value) is not None:
-        raise InputError(f"expected one key, got a list ({value!r:.60})")
+        raise InputError(f"expected one key, got a list ({quoted(value)})")
     return ids.get(to_text(value))
 
 
@@ -172,7 +172,7 @@ def _ids(item: IdSequence, ids: Mapping[str, int], value: Any) -> np.ndarray | N
     keys = as_list(value)
     if keys is None:
         if isinstance(value, str) or not _is_missing(value):
-            raise InputError(f"expected a list of keys, got {type(value).__name__} ({value!r:.60})")
+            raise InputError(f"expected a list of keys, got {type(value).__name__} ({quoted(value)})")
         return None
     known = [found for key in keys if (found := ids.get(to_text(key))) is not None]
     newest = known[: item.max_length]
@@ -183,11 +183,11 @@ def _number(value: Any) -> float | None:
     if _is_missing(value):
         return None
     if isinstance(value, str) or not isinstance(value, Real | np.bool_):
-        raise InputError(f"expected a number, got {type(value).__name__} ({value!r:.60})")
+        raise InputError(f"expected a number, got {type(value).__name__} ({quoted(value)})")
     with np.errstate(over="ignore"):
         number = float(np.float32(value))
     if not math.isfinite(number):
-        raise InputError(f"expected a finite number, got {value!r}")
+        raise InputError(f"expected a finite number, got {quoted(value)}")
     return number
 
 
@@ -230,7 +230,7 @@ def _vectors(item: VectorSequence, value: Any) -> np.ndarray | None:
 def _picture(value: Any) -> bytes | None:
     data = _packed(value)
     if data is None and not _is_missing(value):
-        raise InputError(f"expected the bytes of a picture, got {type(value).__name__} ({value!r:.60})")
+        raise InputError(f"expected the bytes of a picture, got {type(value).__name__} ({quoted(value)})")
     return data or None
 
 
@@ -240,7 +240,7 @@ def _packed(value: Any) -> bytes | None:
         try:
             return base64.b64decode(value, validate=True)
         except binascii.Error as exc:
-            raise InputError(f"expected bytes, or base64 text, got {value!r:.60}") from exc
+            raise InputError(f"expected bytes, or base64 text, got {quoted(value)}") from exc
     return bytes(value) if isinstance(value, bytes | bytearray | memoryview) else None
 
 
@@ -253,7 +253,7 @@ def _numbers(value: Any) -> np.ndarray | None:
     elif _is_missing(value):
         return None
     else:
-        raise InputError(f"expected a list of numbers, got {type(value).__name__} ({value!r:.60})")
+        raise InputError(f"expected a list of numbers, got {type(value).__name__} ({quoted(value)})")
     if not len(items):
         return None
     if not isinstance(items, np.ndarray) and isinstance(items[0], np.ndarray):
@@ -262,7 +262,7 @@ def _numbers(value: Any) -> np.ndarray | None:
         with np.errstate(over="ignore"):
             return np.asarray(items, dtype=np.float32)
     except (TypeError, ValueError, OverflowError) as exc:
-        raise InputError(f"expected a list of numbers, got {value!r:.60}") from exc
+        raise InputError(f"expected a list of numbers, got {quoted(value)}") from exc
 
 
 def _finite(numbers: np.ndarray) -> np.ndarray:

@@ -14,6 +14,7 @@ from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
+from llmrec_plugin.errors import quoted
 from llmrec_plugin.pipeline.text import clean
 from llmrec_plugin.specs import Choice, Json, Output, Scores, ShortText, Tags
 from llmrec_plugin.specs.schemas import misfit
@@ -106,7 +107,7 @@ def _tags(output: Tags, text: str) -> tuple[str, ...]:
                 found[tag] = None
     if found:
         return tuple(found)
-    raise InvalidOutput(f"no tag of the vocabulary, but e.g. {unknown!r:.60}" if unknown else "nothing was written")
+    raise InvalidOutput(f"no tag of the vocabulary, but e.g. {quoted(unknown)}" if unknown else "nothing was written")
 
 
 def _choice(output: Choice, text: str) -> str:
@@ -117,7 +118,7 @@ def _choice(output: Choice, text: str) -> str:
         if option is not None:
             return option
     raise InvalidOutput(
-        f"expected one of {len(output.options)} options, got {text!r:.60}" if text else "nothing was written"
+        f"expected one of {len(output.options)} options, got {quoted(text)}" if text else "nothing was written"
     )
 
 
@@ -215,13 +216,13 @@ def _short_text(output: ShortText, text: str) -> str:
     if output.prefix:
         before, found, text = text.partition(output.prefix)
         if not found:
-            raise InvalidOutput(f"expected the marker {output.prefix!r}, got {before!r:.60}")
+            raise InvalidOutput(f"expected the marker {output.prefix!r}, got {quoted(before)}")
     text = text.strip()
     ends = [position for stop in output.stop if (position := text.find(stop)) >= 0]
     line = " ".join(text[: min(ends, default=len(text))].split())
     text = _cut(_without_repetition(_unquoted(line)), output.max_chars)
     if len(text) < output.min_chars:
-        raise InvalidOutput(f"expected at least {output.min_chars} characters, got {text!r}")
+        raise InvalidOutput(f"expected at least {output.min_chars} characters, got {quoted(text)}")
     return text
 
 
@@ -257,7 +258,7 @@ def _without_repetition(text: str) -> str:
         start, length = found
         distinct, text, passage = len(set(head[start : start + length])), head[: start + length], head[start:][:length]
     if distinct < 3:
-        raise InvalidOutput(f"the same words over and over: {passage!r:.60}")
+        raise InvalidOutput(f"the same words over and over: {quoted(passage)}")
     return text
 
 
@@ -292,7 +293,7 @@ def _json(output: Json, text: str) -> str:
         if not reason:
             return canonical
         trouble = reason if trouble == "no JSON value" else trouble
-    raise InvalidOutput(f"{trouble}, in {text!r:.60}" if text else "nothing was written")
+    raise InvalidOutput(f"{trouble}, in {quoted(text)}" if text else "nothing was written")
 
 
 @functools.lru_cache(maxsize=64)

@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from numbers import Integral, Real
 from typing import Any, TypeAlias
 
-from llmrec_plugin.errors import InputError
+from llmrec_plugin.errors import InputError, quoted
 from llmrec_plugin.generation import Request, Segment
 from llmrec_plugin.pipeline.assemble import read_each, template_reader
 from llmrec_plugin.pipeline.redaction import redact_columns
@@ -148,7 +148,7 @@ def _items(cell: Any, most: int, max_chars: int) -> list[str]:
     if items is None:
         if not isinstance(cell, str) and to_text(cell) == "":  # None, NaN
             return []
-        raise InputError(f"expected a list of texts, got {type(cell).__name__} ({cell!r:.60})")
+        raise InputError(f"expected a list of texts, got {type(cell).__name__} ({quoted(cell)})")
     kept: list[str] = []
     left = max_chars
     for item in items:
@@ -168,15 +168,15 @@ def _number(cell: Any) -> str:
         if not text:
             return ""
         if len(text) > _LONGEST_NUMBER or not _NUMBER.fullmatch(text):
-            raise InputError(f"expected a number, got the text {cell!r:.60}")
+            raise InputError(f"expected a number, got the text {quoted(cell)}")
         cell = float(text) if re.search("[.eE]", text) else int(text)
     is_flag = isinstance(cell, bool) or type(cell).__name__ in ("bool", "bool_")
     if is_flag or not (isinstance(cell, Real) or to_text(cell) == ""):
-        raise InputError(f"expected a number, got {type(cell).__name__} ({cell!r:.60})")
+        raise InputError(f"expected a number, got {type(cell).__name__} ({quoted(cell)})")
     if not isinstance(cell, Real):
         return ""
     if not isinstance(cell, Integral) and math.isinf(cell):
-        raise InputError(f"expected a finite number, got {cell!r}")
+        raise InputError(f"expected a finite number, got {quoted(cell)}")
     return to_text(cell)
 
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 import re
+import sys
 from numbers import Integral, Real
 from typing import Any
 
-from llmrec_plugin.errors import InputError
+from llmrec_plugin.errors import InputError, quoted
 
 # Control characters but tab and newline, and lone surrogates (which no encoder of UTF-8 accepts).
-_UNSAFE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
+_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def to_text(value: object) -> str:
@@ -28,18 +30,26 @@ def to_text(value: object) -> str:
         return ""
     if isinstance(value, bool) or type(value).__name__ in ("bool", "bool_"):  # numpy 2 and 1
         return "true" if value else "false"
-    if isinstance(value, Integral):
-        return str(int(value))
     if isinstance(value, Real):
-        number = float(value)
+        try:
+            if isinstance(value, Integral):
+                return str(int(value))
+            number = float(value)
+        except (ValueError, OverflowError):  # more digits than Python writes, or than a float holds
+            raise InputError(
+                f"expected a number of at most {sys.get_int_max_str_digits()} digits, got {quoted(value)}"
+            ) from None
         if math.isnan(number):
             return ""
         return str(int(number)) if number.is_integer() else format(number, ".6g")
     items = as_list(value)
     if items is not None:
-        return ", ".join(filter(None, map(to_text, items)))
+        try:
+            return ", ".join(filter(None, map(to_text, items)))
+        except RecursionError:
+            raise InputError("expected a list of texts or numbers, got lists nested too deep") from None
     raise InputError(
-        f"expected text, a number, a boolean or a list of them, got {type(value).__name__} ({value!r:.60}); "
+        f"expected text, a number, a boolean or a list of them, got {type(value).__name__} ({quoted(value)}); "
         "convert the column to text in its source"
     )
 
@@ -60,6 +70,4 @@ def clean(text: str, max_chars: int) -> str:
 
 def safe(text: str) -> str:
     """The text with a blank for each control character and U+FFFD for each lone surrogate."""
-    if _UNSAFE.search(text):
-        return _UNSAFE.sub(lambda match: "\ufffd" if match[0] >= "\ud800" else " ", text)
-    return text
+    return _SURROGATE.sub("\ufffd", _CONTROL.sub(" ", text))

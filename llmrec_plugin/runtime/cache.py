@@ -1,7 +1,8 @@
 """The value cache: (encoding fingerprint, hash of the assembled text) -> vector, on disk.
 
 One SQLite file in WAL mode, shared by batch, on-demand and historical runs of many processes and
-threads. A value carries a checksum; one that fails it is a miss. The cache is an optimization and never
+threads. A value carries a checksum over itself and its key; one that fails it is a miss, so a damaged file gives no
+text the value of another. The cache is an optimization and never
 the only copy: when it cannot be written (read-only folder, full disk) a warning is logged and the work
 goes on; a file that is no database any more is moved aside and begun anew.
 """
@@ -31,13 +32,15 @@ _RUNS_KEPT = 1000
 
 _Use: TypeAlias = Literal["read", "write"]
 
+# Entries of older files have checksums of another kind: they are dropped and computed again.
 _SCHEMA = """
+DROP TABLE IF EXISTS total;
+DROP TABLE IF EXISTS entries;
 CREATE TABLE IF NOT EXISTS entries (
     key BLOB PRIMARY KEY, fingerprint TEXT NOT NULL, value BLOB NOT NULL, used INTEGER NOT NULL);
 CREATE INDEX IF NOT EXISTS entries_by_use ON entries (used);
 CREATE TABLE IF NOT EXISTS total (bytes INTEGER NOT NULL, entries INTEGER NOT NULL);
 INSERT INTO total SELECT 0, 0 WHERE NOT EXISTS (SELECT 1 FROM total);
-DROP TRIGGER IF EXISTS entry_added;
 CREATE TRIGGER IF NOT EXISTS entry_removed AFTER DELETE ON entries BEGIN
     UPDATE total SET bytes = bytes - length(OLD.value), entries = entries - 1; END;
 CREATE TABLE IF NOT EXISTS runs (
@@ -45,7 +48,7 @@ CREATE TABLE IF NOT EXISTS runs (
     texts INTEGER, cached INTEGER, computed INTEGER, tokens INTEGER, seconds REAL,
     fallback INTEGER NOT NULL DEFAULT 0);
 """
-_SCHEMA_VERSION = 2
+_SCHEMA_VERSION = 3
 _LATER_COLUMNS = {"runs": {"fallback": "INTEGER NOT NULL DEFAULT 0"}}
 
 
@@ -135,6 +138,7 @@ class ValueCache:
         by_key = {_key(fingerprint, text): text for text in texts}
         found: dict[str, bytes] = {}
         stale: list[bytes] = []
+        damaged = 0
         now = int(time.time())
         with self._guard("read"), self._connect("read") as connection:
             keys = list(by_key)
@@ -143,13 +147,15 @@ class ValueCache:
                 marks = ",".join("?" * len(some))
                 query = f"SELECT key, value, used FROM entries WHERE key IN ({marks})"  # noqa: S608 - only "?" marks
                 for key, value, used in connection.execute(query, some):
-                    data = checked(value)
+                    data = checked(key, value)
                     if data is None:
-                        logger.warning("%s: one damaged value is computed again.", self.path)
+                        damaged += 1
                         continue
                     found[by_key[key]] = data
                     if used < now - _TOUCH_AFTER_SECONDS:
                         stale.append(key)
+        if damaged:
+            logger.warning("%s: %d of %d values are damaged and computed again.", self.path, damaged, len(by_key))
         if stale:
             self._touch(stale, now)
         return found
@@ -174,7 +180,8 @@ class ValueCache:
     def put_bytes(self, fingerprint: str, values: Mapping[str, bytes]) -> None:
         """Stores the values of texts, all or none; they are on disk when this returns."""
         now = int(time.time())
-        rows = [(_key(fingerprint, text), fingerprint, _with_checksum(data), now) for text, data in values.items()]
+        keyed = {_key(fingerprint, text): data for text, data in values.items()}
+        rows = [(key, fingerprint, _with_checksum(key, data), now) for key, data in keyed.items()]
         rows.sort()  # keys that lie side by side are written side by side
         with self._guard("write"), self._connect("write") as connection, connection:
             connection.execute("BEGIN IMMEDIATE")
@@ -299,11 +306,15 @@ def _key(fingerprint: str, text: str) -> bytes:
     return hashlib.sha256(f"{fingerprint}\n{text}".encode("utf-8", "surrogatepass")).digest()
 
 
-def _with_checksum(data: bytes) -> bytes:
-    return zlib.crc32(data).to_bytes(4, "little") + data
+def _with_checksum(key: bytes, data: bytes) -> bytes:
+    return _checksum(key, data) + data
 
 
-def checked(value: bytes) -> bytes | None:
-    """What was put; None if it is damaged."""
+def checked(key: bytes, value: bytes) -> bytes | None:
+    """What was put under the key; None if it is damaged, or belongs to another."""
     checksum, data = value[:4], value[4:]
-    return data if zlib.crc32(data).to_bytes(4, "little") == checksum else None
+    return data if _checksum(key, data) == checksum else None
+
+
+def _checksum(key: bytes, data: bytes) -> bytes:
+    return zlib.crc32(data, zlib.crc32(key)).to_bytes(4, "little")

@@ -20,6 +20,11 @@ KEYS_PER_QUERY = 500  # SQLite's default bound on variables is larger; long stat
 BUSY_SECONDS = 60.0
 
 
+def make_private_folder(folder: Path) -> None:
+    """Makes a folder for this user only, if it is not there; those above it are made as the system does."""
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+
+
 class Database:
     """One connection per process to one file, made for this user only.
 
@@ -91,7 +96,7 @@ class Database:
                 connection.close()
 
     def _open(self) -> sqlite3.Connection:
-        self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        make_private_folder(self.path.parent)
         # One process at a time: SQLite does not wait when two switch a new file to WAL at once, and the
         # second to find a damaged file would move away the sound one that the first has begun.
         with FileLock(self.path.with_suffix(".lock"), timeout=BUSY_SECONDS):
@@ -108,6 +113,10 @@ class Database:
                 return self._prepare()
 
     def _prepare(self) -> sqlite3.Connection:
+        # The write-ahead log and its index get the rights that the file has when it is first written.
+        os.close(os.open(self.path, os.O_RDWR | os.O_CREAT, 0o600))
+        if self.path.stat().st_mode & 0o077:
+            self.path.chmod(0o600)
         # isolation_level=None: transactions are begun by hand; `with connection` commits or rolls back.
         connection = sqlite3.connect(self.path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False)
         connection.execute("PRAGMA page_size = 16384")  # several vectors per page; only heeded by a new file
@@ -120,5 +129,4 @@ class Database:
                 for name in columns.keys() - present:
                     connection.execute(f"ALTER TABLE {table} ADD COLUMN {name} {columns[name]}")
             connection.execute(f"PRAGMA user_version = {self._version}")
-        self.path.chmod(0o600)
         return connection

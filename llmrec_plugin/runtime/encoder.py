@@ -17,6 +17,7 @@ from llmrec_plugin.inference import Batch, Placement, Profile, Session
 from llmrec_plugin.pipeline.batching import pad, plan_batches
 from llmrec_plugin.pipeline.cutting import cut
 from llmrec_plugin.runtime.calibration import Opened, calibrate_batches, calibrate_requests, default_placement
+from llmrec_plugin.runtime.memory import run_halving
 from llmrec_plugin.runtime.overlap import ahead
 from llmrec_plugin.runtime.placements import PlacementStore, placement_key
 from llmrec_plugin.runtime.runtimes import choose_runtime, open_session
@@ -166,8 +167,11 @@ class Encoder:
         tokenize = tokenizer.encode_batch if reads_texts else tokenizer.encode_batch_fast
         if len(texts) == 1 and not reads_texts:  # a request: nothing to order, nothing to pad
             ids = np.array([tokenize(list(texts))[0].ids], dtype=np.int64)
-            if ids.size:
-                vectors[:] = opened.session.run(Batch(ids, np.ones_like(ids)))
+
+            def run(rows: np.ndarray) -> None:
+                vectors[rows] = opened.session.run(Batch(ids, np.ones_like(ids)))
+
+            run_halving(run, np.arange(len(ids) if ids.size else 0), f"Model {self.artifact.manifest.model!r}")
             return vectors, ids.size
         step = TEXTS_AHEAD if opened.placement.overlapping else max(len(texts), 1)
         starts = range(0, len(texts), step)
@@ -200,12 +204,16 @@ class Encoder:
         present = np.flatnonzero(lengths)
         plan = plan_batches(lengths[present], token_budget or placement.token_budget, placement.shape_step)
         batches = [present[batch] for batch in plan]
+
+        def run_whole_or_halved(batch: np.ndarray) -> None:
+            run_halving(run, batch, f"Model {manifest.model!r}")
+
         if placement.callers == 1 or len(batches) == 1:
             for batch in batches:
-                run(batch)
+                run_whole_or_halved(batch)
         else:
             with ThreadPoolExecutor(placement.callers) as pool:
-                list(pool.map(run, batches))  # list() re-raises what a worker raised
+                list(pool.map(run_whole_or_halved, batches))  # list() re-raises what a worker raised
         return int(lengths.sum())
 
     def _open(self, placement: Placement) -> Session:

@@ -5,6 +5,7 @@ rows -> `read_rows` -> cache? -> tokens, pixels -> batches of one shape -> ONNX 
 
 from __future__ import annotations
 
+import functools
 import json
 import threading
 from collections.abc import Mapping, Sequence
@@ -19,6 +20,7 @@ from llmrec_plugin.inference import Profile
 from llmrec_plugin.networks import Id, IdSequence
 from llmrec_plugin.pipeline.networks import Arrays, Preparer, Vocabularies, collate, plan_rows, read_rows, work_of
 from llmrec_plugin.runtime.calibration import default_placement
+from llmrec_plugin.runtime.memory import run_halving
 from llmrec_plugin.runtime.session import open_session
 from llmrec_plugin.runtime.tokenizing import load_tokenizer
 from llmrec_plugin.settings import Settings
@@ -99,8 +101,7 @@ class LoadedNetwork:
         results = [Result(None, item if isinstance(item, str) else "") for item in made]
         plan = plan_rows(self._inputs, arrays, WORK_PER_BATCH)
 
-        def run(batch: tuple[tuple[int, ...], np.ndarray]) -> None:
-            lengths, numbers = batch
+        def run(lengths: tuple[int, ...], numbers: np.ndarray) -> None:
             together = [arrays[number] for number in numbers]
             if len(together) == 1 and 2 * work_of(self._inputs, lengths) <= WORK_PER_BATCH:
                 # ONNX Runtime sums along an axis in another order where the batch is 1. A row that another time may
@@ -112,12 +113,17 @@ class LoadedNetwork:
                 reason = "" if sound else "the network gave a value that is not finite"
                 results[good[number]] = Result(value if sound else None, reason)
 
+        def run_whole_or_halved(batch: tuple[tuple[int, ...], np.ndarray]) -> None:
+            lengths, numbers = batch
+            name = f"Network {self.artifact.manifest.model!r}"
+            run_halving(functools.partial(run, lengths), numbers, name)  # type: ignore[arg-type]  # an array is sliced
+
         if self._callers == 1 or len(plan) <= 1:
             for batch in plan:
-                run(batch)
+                run_whole_or_halved(batch)
         else:
             with ThreadPoolExecutor(self._callers) as pool:
-                list(pool.map(run, plan))  # list() re-raises what a worker raised
+                list(pool.map(run_whole_or_halved, plan))  # list() re-raises what a worker raised
         return results
 
     def _run(self, batch: Arrays) -> np.ndarray:
@@ -166,12 +172,13 @@ def read_vocabularies(artifact: NetworkArtifact) -> Vocabularies:
     """The ids of a network's keys.
 
     Raises:
-        ArtifactCorruptError: A file is missing or is no list of keys.
+        ArtifactCorruptError: A file is missing, differs from the manifest or is no list of keys.
     """
     names = {item.vocabulary for item in artifact.manifest.inputs if isinstance(item, Id | IdSequence)}
     found: dict[str, Mapping[str, int]] = {}
     for name in names:
         path = artifact.path(vocabulary_file(name))
+        artifact.verify([path.name])  # it decides which cached value a row gets, also where the graph is not loaded
         try:
             keys = json.loads(path.read_text(encoding="utf-8"))
             found[name] = {key: number for number, key in enumerate(keys, start=1)}

@@ -230,7 +230,7 @@ def _entries(connection: sqlite3.Connection) -> Iterator[tuple[bytes, str, bytes
 def _what_is_wrong(key: bytes, fingerprint: str, value: bytes, forms: Mapping[str, Fits]) -> str:
     if len(key) != _KEY_BYTES:
         return f"the key has {len(key)} bytes, expected {_KEY_BYTES}"
-    data = checked(value)
+    data = checked(key, value)
     if data is None:
         return "the checksum differs"
     fits = forms.get(fingerprint)

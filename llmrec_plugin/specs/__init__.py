@@ -58,7 +58,7 @@ def from_spec(spec: dict[str, Any]) -> Feature:
     """
     values = dict(spec)
     kind = values.pop("kind", None)
-    if kind not in _KINDS:
+    if not isinstance(kind, str) or kind not in _KINDS:
         raise DeclarationError(
             f"Expected a feature of kind {', '.join(map(repr, _KINDS))}, got {kind!r}. "
             "The registry may have been written by a newer llmrec-plugin; upgrade this process."

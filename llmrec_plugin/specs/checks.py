@@ -150,7 +150,8 @@ def rebuilt(owner: str, field: str, value: object, *classes: type) -> Any:
     if isinstance(value, dict):
         values = dict(value)
         kinds = {getattr(cls, "kind", None): cls for cls in classes}
-        cls = kinds.get(values.pop("kind", None))
+        kind = values.pop("kind", None)
+        cls = kinds.get(kind) if kind is None or isinstance(kind, str) else None
         if cls is not None:
             try:
                 return cls(**values)

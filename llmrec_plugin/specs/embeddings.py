@@ -39,6 +39,7 @@ def check_published(owner: str, feature: _Encoded | NetworkFeature) -> None:
         raise DeclarationError(f"{owner}: model must be the name of a registered model, got {feature.model!r}.")
     check_choice(owner, "on_empty", feature.on_empty, get_args(OnEmpty))
     check_flag(owner, "status", feature.status)
+    check_text(owner, "description", feature.description)
     check_choice(owner, "on_deadline", feature.on_deadline, get_args(OnEmpty))
     if feature.deadline_ms is not None:
         check_positive(owner, "deadline_ms", feature.deadline_ms)
@@ -264,6 +265,7 @@ class SimilarityFeature:
         owner = f"feature {self.name!r}"
         check_choice(owner, "metric", self.metric, get_args(Metric))
         check_flag(owner, "status", self.status)
+        check_text(owner, "description", self.description)
         for side in ("left", "right"):
             if not isinstance(getattr(self, side), str) or not getattr(self, side):
                 raise DeclarationError(f"{owner}: {side} must be the name of an embedding feature.")

@@ -9,7 +9,7 @@ import functools
 import json
 from typing import Any, TypeAlias
 
-from llmrec_plugin.errors import DeclarationError
+from llmrec_plugin.errors import DeclarationError, texts_are_shown
 
 Schema: TypeAlias = dict[str, Any] | bool
 
@@ -44,7 +44,10 @@ def misfit(value: Any, schema: Schema) -> str:
         return "$: value or schema is nested too deep"
     except Unresolvable as exc:
         return f"$: the schema refers to {exc.ref!r}, which it does not have"
-    return "" if error is None else f"{error.json_path}: {error.message:.200}"
+    if error is None:
+        return ""
+    said = f"{error.message:.200}" if texts_are_shown() else f"does not fit {error.validator!r}"
+    return f"{error.json_path}: {said}"
 
 
 @functools.lru_cache(maxsize=64)

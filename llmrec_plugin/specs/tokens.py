@@ -265,13 +265,19 @@ class TokenFeature:
         set_(self, "fallback", _checked_fallback(owner, self.output, self.fallback))
         check_positive(owner, "max_chars", self.max_chars)
         check_flag(owner, "status", self.status)
+        check_text(owner, "description", self.description)
         if self.deadline_ms is not None:
             check_positive(owner, "deadline_ms", self.deadline_ms)
         if self.redact is not None:
             set_(self, "redact", rebuilt(owner, "redact", self.redact, Redaction))
 
     def _renamed(self, owner: str) -> tuple[tuple[str, str], ...]:
-        pairs = dict(self.columns_of) if self.columns_of else {}
+        try:
+            pairs = dict(self.columns_of)
+        except (TypeError, ValueError) as exc:
+            raise DeclarationError(
+                f"{owner}: columns_of must be pairs of slot and column, got {self.columns_of!r:.80}."
+            ) from exc
         slots = {slot.name for slot in self.prompt.slots} if self.prompt else set()
         wrong = [slot for slot, column in pairs.items() if slot not in slots or not str(column).isidentifier()]
         if wrong:

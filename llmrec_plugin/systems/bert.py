@@ -52,7 +52,7 @@ def open_bert(base: Path, *, layers: int | None = None, dims: int | None = None,
     Raises:
         SourceError: `base` holds another kind of network, or fewer layers.
     """
-    config = transformers.AutoConfig.from_pretrained(base, local_files_only=True)
+    config = transformers.AutoConfig.from_pretrained(base, local_files_only=True, trust_remote_code=False)
     if config.model_type != "bert":
         raise SourceError(f"{base}: expected a BERT, got model_type {config.model_type!r}.")
     if layers is not None and dims is None and layers > config.num_hidden_layers:

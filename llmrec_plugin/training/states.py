@@ -72,7 +72,7 @@ def encode_states(
     ends = np.cumsum(lengths)
     path, done = folder / "states.npy", folder / "states.txt"
     if done.is_file() and done.read_text() == identity:
-        return StateStore(np.load(path, mmap_mode="r"), ends)
+        return StateStore(np.load(path, mmap_mode="r", allow_pickle=False), ends)
     done.unlink(missing_ok=True)
     shape = (int(ends[-1]), dims)
     values = np.lib.format.open_memmap(path, mode="w+", dtype=np.float16, shape=shape)
@@ -82,7 +82,7 @@ def encode_states(
             values[ends[row] - lengths[row] : ends[row]] = vectors[: lengths[row]]
     values.flush()
     done.write_text(identity)
-    return StateStore(np.load(path, mmap_mode="r"), ends)
+    return StateStore(np.load(path, mmap_mode="r", allow_pickle=False), ends)
 
 
 def exported_encoder(artifact: Artifact, folder: Path, threads: int) -> Run:

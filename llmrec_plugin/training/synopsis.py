@@ -313,7 +313,9 @@ def _write_all(
     torch, transformers = require("torch"), require("transformers")
     with tempfile.TemporaryDirectory() as temporary:
         whole = complete(folder, Path(temporary, "model"))
-        network = transformers.BartForConditionalGeneration.from_pretrained(whole, local_files_only=True).eval()
+        network = transformers.BartForConditionalGeneration.from_pretrained(
+            whole, local_files_only=True, use_safetensors=True
+        ).eval()
     pad_token_id = network.config.pad_token_id
     wrote = {}
     for name, beams in WAYS.items():

@@ -58,7 +58,7 @@ def damage(cache, sql):
     """Changes the file behind the cache's back."""
     cache.close()
     connection = sqlite3.connect(cache.path)
-    connection.execute(sql)
+    connection.executescript(sql)
     connection.commit()
     connection.close()
 
@@ -123,6 +123,19 @@ def test_the_file_is_for_this_user_only(cache):
     assert cache.path.parent.stat().st_mode & 0o077 == 0
 
 
+def test_every_file_is_for_this_user_only_where_the_folder_is_not(tmp_path):
+    before = os.umask(0)
+    try:
+        tmp_path.chmod(0o755)
+        cache = ValueCache(tmp_path, 2**20)
+        cache.put_many("a", vectors("one"))  # the write-ahead log now holds it
+        found = {path.name: oct(path.stat().st_mode & 0o777) for path in tmp_path.glob("values.sqlite*")}
+        cache.close()
+    finally:
+        os.umask(before)
+    assert found == dict.fromkeys(("values.sqlite", "values.sqlite-wal", "values.sqlite-shm"), "0o600")
+
+
 @given(st.lists(st.tuples(st.text(), st.text(st.characters(codec=None))), unique=True, max_size=20))
 def test_different_texts_and_fingerprints_have_different_keys(pairs):
     fingerprints = {(fingerprint.replace("\n", ""), text) for fingerprint, text in pairs}
@@ -140,10 +153,18 @@ def test_a_damaged_value_is_a_miss_and_can_be_replaced(cache, caplog, value):
     cache.put_many("b", vectors("one"))
     damage(cache, f"UPDATE entries SET value = {value} WHERE fingerprint = 'a'")
     assert cache.get_many("a", ["one"]) == {}
-    assert "damaged value is computed again" in caplog.text
+    assert "1 of 1 values are damaged and computed again" in caplog.text
     check_equal(cache.get_many("b", ["one"]), vectors("one"))
     cache.put_many("a", vectors("one"))
     check_equal(cache.get_many("a", ["one"]), vectors("one"))
+
+
+def test_a_value_under_the_key_of_another_text_is_a_miss(cache, caplog):
+    cache.put_many("a", vectors("one", "other text"))
+    swap = "UPDATE entries SET value = (SELECT value FROM old WHERE old.key != entries.key)"
+    damage(cache, f"CREATE TABLE old AS SELECT * FROM entries; {swap}")
+    assert cache.get_many("a", ["one", "other text"]) == {}
+    assert "2 of 2 values are damaged" in caplog.text
 
 
 @pytest.mark.parametrize("content", [b"not a database" * 1000, b"SQLite format 3\x00" + b"\xff" * 20_000])
@@ -230,13 +251,13 @@ def test_the_count_agrees_with_what_is_stored(tmp_path):
     cache.close()
 
 
-def test_a_file_that_counted_by_triggers_is_counted_once(cache):
+def test_values_of_an_older_version_are_dropped_with_their_triggers(cache):
     cache.put_many("a", numbered(0, 3))
     damage(cache, "CREATE TRIGGER entry_added AFTER INSERT ON entries BEGIN UPDATE total SET "
                   "bytes = bytes + length(NEW.value), entries = entries + 1; END")  # fmt: skip
     damage(cache, "PRAGMA user_version = 1")
     cache.put_many("a", numbered(2, 9))
-    assert cache.size() == counted(cache) == (9, 9 * BYTES)
+    assert cache.size() == counted(cache) == (7, 7 * BYTES)
 
 
 # --- runs

@@ -14,6 +14,7 @@ from llmrec_plugin import NetworkFeature
 from llmrec_plugin.artifacts import ArtifactStore
 from llmrec_plugin.binding import bind
 from llmrec_plugin.errors import ArtifactCorruptError, ParityError
+from llmrec_plugin.pipeline.networks import read_rows
 from llmrec_plugin.runtime import runner as module
 from llmrec_plugin.runtime.networks import LoadedNetwork
 from llmrec_plugin.runtime.runner import Runner
@@ -188,14 +189,13 @@ def test_a_damaged_artifact_is_not_used(new_runner, folder, tmp_path):
     shutil.copytree(folder, tmp_path / "copy")
     store = ArtifactStore([tmp_path / "copy"])
     bound = bind(feature("history", {"history": "a"}), store)
+    new_runner(artifact_folders=store.folders).compute(bound, {"a": [["i1"], ["i20"]]}, "batch")  # both are now cached
     path = store.get_network("history", bound.artifact_id).path("vocabulary.items.json")
     keys = json.loads(path.read_text())
-    path.write_text(json.dumps(keys[::-1]))
-    with pytest.raises(ArtifactCorruptError, match=r"vocabulary.items.json .*expected sha256"):
-        new_runner(artifact_folders=store.folders).compute(bound, {"a": [["i1"]]}, "batch")
-    path.write_text("{")
-    with pytest.raises(ArtifactCorruptError, match="no list of keys"):
-        new_runner(artifact_folders=store.folders).compute(bound, {"a": [["i1"]]}, "batch")
+    for content in (json.dumps(keys[::-1]), "{"):  # the first would give each row the other's value
+        path.write_text(content)
+        with pytest.raises(ArtifactCorruptError, match=r"vocabulary.items.json .*expected sha256"):
+            new_runner(artifact_folders=store.folders).compute(bound, {"a": [["i1"]]}, "batch")
 
 
 def test_a_graph_that_computes_something_else_is_not_used(folder, tmp_path, monkeypatch):
@@ -209,6 +209,27 @@ def test_a_graph_that_computes_something_else_is_not_used(folder, tmp_path, monk
     monkeypatch.setattr(LoadedNetwork, "_run", lambda self, batch: run(self, batch) * np.nan)
     with pytest.raises(ParityError, match="off by inf"):
         LoadedNetwork(artifact, settings(tmp_path))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_batch_without_memory_is_halved_and_gives_the_same_bits(folder, tmp_path, monkeypatch, kind):
+    store = ArtifactStore([folder])
+    network = LoadedNetwork(store.get_network(kind, store.current_id(kind)), settings(tmp_path))
+    columns = rows_of(kind, 40)
+    rows = [row for row in read_rows(kind, network._inputs, inputs_of(kind), columns, network.vocabularies).rows if row]
+    expected = network.compute(rows)
+    run, tried = LoadedNetwork._run, []
+
+    def limited(self, batch):
+        tried.append(len(next(iter(batch.values()))))
+        if tried[-1] > 3:
+            raise MemoryError
+        return run(self, batch)
+
+    monkeypatch.setattr(LoadedNetwork, "_run", limited)
+    found = network.compute(rows)
+    assert max(tried) > 3
+    assert [value.value.tobytes() for value in found] == [value.value.tobytes() for value in expected]
 
 
 def test_a_value_that_is_not_finite_is_invalid(new_runner, monkeypatch):

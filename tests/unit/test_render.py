@@ -90,7 +90,7 @@ def test_a_row_where_nothing_is_required_needs_one_value():
 @pytest.mark.parametrize(
     ("cells", "message"),
     [
-        ({"year": "ignore all of it"}, "slot 'year': expected a number, got the text 'ignore all of it'"),
+        ({"year": "ignore all of it"}, "slot 'year': expected a number, got the text <16 long"),
         ({"year": "١٩٩٩"}, "expected a number, got the text"),
         ({"year": "9" * 50}, "expected a number, got the text"),
         ({"year": True}, "slot 'year': expected a number, got bool"),

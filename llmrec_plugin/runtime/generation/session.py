@@ -33,6 +33,7 @@ from llmrec_plugin.runtime.generation.prompts import EncodedPrompt, PromptTokeni
 from llmrec_plugin.runtime.generation.scoring import ScoredRow, consume_scores, questions_of
 from llmrec_plugin.runtime.generation.slots import Entry, Slots, search, work
 from llmrec_plugin.runtime.generation.writing import Row, Writing
+from llmrec_plugin.runtime.memory import run_halving
 from llmrec_plugin.runtime.providers import CPU
 from llmrec_plugin.runtime.session import open_session
 from llmrec_plugin.settings import load_settings
@@ -123,15 +124,23 @@ class OnnxGenerator:
         completions: list[Completion | None] = [None] * len(requests)
         telling = threading.Lock()
 
-        def finished(row: Row) -> None:
-            completion = writing.completion(row)
-            completions[row.index] = completion
-            if done is not None:
-                with telling:
-                    done(row.index, completion)
+        def write(positions: Sequence[int]) -> None:
+            left = [i for i in positions if completions[i] is None]
+
+            def finished(row: Row) -> None:
+                position = left[row.index]
+                completion = writing.completion(row)
+                completions[position] = completion
+                if done is not None:
+                    with telling:
+                        done(position, completion)
+
+            if left:
+                seeds = [requests[i].seed for i in left]
+                self._engine.write([prompts[i] for i in left], seeds, writing, decoding, finished)
 
         with self._lock:
-            self._engine.write(prompts, [request.seed for request in requests], writing, decoding, finished)
+            run_halving(write, range(len(requests)), f"Model {self.artifact.manifest.model!r}")
         assert all(completion is not None for completion in completions)
         return [completion for completion in completions if completion is not None]
 
@@ -145,8 +154,14 @@ class OnnxGenerator:
         if requests:
             room = max(map(len, spelled))
             prompts = encode_requests(requests, self.artifact.manifest, self._tokenizer, room)
+
+            def score(positions: Sequence[int]) -> None:
+                found = np.full((len(positions), len(answers)), np.nan, dtype=np.float32)
+                self._engine.score([prompts[i] for i in positions], spelled, found)
+                scores[positions] = found
+
             with self._lock:
-                self._engine.score(prompts, spelled, scores)
+                run_halving(score, range(len(requests)), f"Model {self.artifact.manifest.model!r}")
         return scores
 
     def check_golden_prompts(self) -> None:

@@ -170,8 +170,12 @@ class _Encoder:
         transformers = _import("transformers")
         self.settings = settings
         self.lower_case = bool(_json(base / "sentence_bert_config.json").get("do_lower_case"))
-        self.tokenizer = transformers.AutoTokenizer.from_pretrained(base, local_files_only=True)
-        self.model = transformers.AutoModel.from_pretrained(base, local_files_only=True, use_safetensors=True).float()
+        self.tokenizer = transformers.AutoTokenizer.from_pretrained(
+            base, local_files_only=True, trust_remote_code=False
+        )
+        self.model = transformers.AutoModel.from_pretrained(
+            base, local_files_only=True, trust_remote_code=False, use_safetensors=True
+        ).float()
         self._triplet_loss = _import("torch").nn.TripletMarginLoss(margin=settings.margin, p=2)
 
     def loss(self, triples: Sequence[Triple]) -> Any:

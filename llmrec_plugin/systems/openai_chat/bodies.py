@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 from llmrec_plugin import Choice, Completion, Decoding, Json, Request, Scores, Segment, ShortText, Tags
-from llmrec_plugin.errors import InputError, ProviderError
+from llmrec_plugin.errors import InputError, ProviderError, quoted
 from llmrec_plugin.systems.openai_chat.configuration import Served, Structured
 
 Output: TypeAlias = Tags | Choice | ShortText | Json | Scores
@@ -120,7 +120,7 @@ def read_completion(body: Any, served: Served) -> Completion:
     if reason == "content_filter":
         return Completion("", "error", error="the endpoint's content filter withheld the answer")
     if message.get("refusal"):
-        return Completion("", "error", error=f"the model refused: {message['refusal']!s:.200}")
+        return Completion("", "error", error=f"the model refused: {quoted(message['refusal'])}")
     if not isinstance(text, str):
         raise ValueError(f"expected a completion's text, got finish_reason {reason!r} and none")
     return Completion(text, "length" if reason == "length" else "stop")

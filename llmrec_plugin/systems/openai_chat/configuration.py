@@ -156,13 +156,13 @@ def read_served(artifact: Artifact, generator: str) -> Served:
         ArtifactMismatchError: Its file is not what an export writes.
     """
     manifest = artifact.manifest
-    path = artifact.path("endpoint.json")
     if "endpoint.json" not in manifest.files:
         raise ProviderError(
             f"LLMREC_GENERATOR={generator} runs models behind an endpoint, but {manifest.model!r} was exported from "
             f"{manifest.source.get('source')!r}. Set LLMREC_GENERATOR=auto, or declare the model with source "
             "'endpoint:<served model>@<version>'."
         )
+    path = artifact.path("endpoint.json")
     try:
         about = json.loads(path.read_text(encoding="utf-8"))
         return Served(

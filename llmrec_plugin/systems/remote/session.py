@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 
 from llmrec_plugin import Artifact, Batch, Placement
-from llmrec_plugin.errors import ParityError, ProviderError, RemoteError
+from llmrec_plugin.errors import ParityError, ProviderError, RemoteError, quoted
 from llmrec_plugin.systems.remote.configuration import RemoteSettings, load_remote_settings
 from llmrec_plugin.systems.remote.protocols import Endpoint, OpenAI, TextEmbeddingsInference
 from llmrec_plugin.systems.remote.transport import Clock, Transport
@@ -72,7 +72,7 @@ class RemoteSession:
         if len(broken):
             raise RemoteError(
                 f"{self._settings.url}: expected finite vectors, got NaN or infinity for {len(broken)} of {len(texts)} "
-                f"texts, the first {texts[broken[0] - 1]!r:.60}. Half precision overflows in some models; let the "
+                f"texts, the first {quoted(texts[broken[0] - 1])}. Half precision overflows in some models; let the "
                 "endpoint compute in another."
             )
         return vectors[1:]

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 from urllib.parse import urlsplit
 
-from llmrec_plugin.errors import RemoteError
+from llmrec_plugin.errors import RemoteError, texts_are_shown
 from llmrec_plugin.systems.remote.configuration import Secret
 
 logger = logging.getLogger(__name__)
@@ -26,6 +26,7 @@ FIRST_PAUSE = 0.5
 LONGEST_PAUSE = 8.0
 """Seconds between attempts: doubled from the first to the longest, and each shortened by up to half at random."""
 _QUOTED = 300
+_UNPROCESSABLE = 422  # servers that check requests say with it what was wrong, input included
 """Characters of an answer that a message shows."""
 _READ = 1 << 16
 
@@ -284,6 +285,8 @@ class Transport:
         """The beginning of an answer, for a message."""
         text = self._settings.key.hide(answer.body.decode(errors="replace"))
         kind = answer.headers.get_content_type()
+        if answer.status == _UNPROCESSABLE and not texts_are_shown():
+            return f"{kind} of {len(text)} characters, which may repeat what was sent: LLMREC_LOG_TEXTS=1 shows it"
         shown = text[:_QUOTED] + ("..." if len(text) > _QUOTED else "")
         return f"{kind} {shown!r}"
 
