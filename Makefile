@@ -6,7 +6,7 @@ BIN := $(abspath $(VENV))/bin
 export LLMREC_HOME ?= $(abspath .llmrec)
 
 .DEFAULT_GOAL := help
-.PHONY: help bench demo retrieval test test-engines test-unit services lint fix clean
+.PHONY: help bench browser demo docs hostile retrieval test test-engines test-oldest test-unit services lint fix clean
 
 help:  ## Lists the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -29,12 +29,27 @@ test: lint  ## All tests, from unit tests to Feast in processes of its own
 services:  ## Fetches Redis and PostgreSQL with pgvector for the tests, from Debian's packages, without installing them
 	@tests/services/fetch.sh
 
+browser:  ## Fetches Chromium for the tests that look at pages (120 MB, from Debian's packages, without installing it)
+	@tests/services/fetch_chromium.sh
+
 test-unit: $(VENV)/.installed  ## The tests that do not start Feast
 	$(BIN)/python -m pytest tests/unit
 
 test-engines: $(VENV)/.installed  ## The tests on Ray and Spark (needs Java 17): 600 MB of packages, then minutes
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[engines]"
 	$(BIN)/python -m pytest -m engines --durations=0
+
+test-oldest:  ## The unit tests with the lowest versions that are supported, in a virtual environment of its own
+	$(PYTHON) -m venv .venv-oldest
+	.venv-oldest/bin/python -m pip install --quiet --constraint constraints-min.txt --editable ".[cpu,export,minilm,ranker,dev]"
+	.venv-oldest/bin/python -m pytest tests/unit
+
+docs: $(VENV)/.installed  ## The documentation site, in site/; a broken link fails
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[docs]"
+	$(BIN)/mkdocs build --strict
+
+hostile: $(VENV)/.installed  ## 100,000 hostile texts through everything that reads texts
+	$(BIN)/python -m benchmarks.hostile
 
 # For example: make bench BENCH="--engines llmrec onnxruntime --repeats 3". Every option: make bench BENCH=--help
 BENCH ?= --long --busy 2

@@ -96,8 +96,8 @@ def llmrec_register_trainers() -> Iterable[click.Command]:  # type: ignore[empty
     light as the plugin: torch is imported when the command runs.
 
     Returns:
-        The plugin's commands, in any order. A name that another plugin declares too is an error naming both. A command
-        gets the option ``--json``, which prints what its function returns as JSON.
+        The plugin's commands, in any order. A command gets the option ``--json``, which prints what its function
+        returns as JSON. A name that another plugin declares too is an error naming both.
 
     An exception, or an item that is not a command, is reported with the plugin's name, version and this
     hook; the commands of other plugins are not affected.

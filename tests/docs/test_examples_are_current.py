@@ -50,7 +50,7 @@ def check_names(block):
 def check_command(line):
     """Parses a command line as `llmrec` would, without running it and without looking for files."""
     command, arguments = main, shlex.split(line, comments=True)[1:]
-    arguments = list(until(arguments, ("|", ">", "&&", ";")))
+    arguments = list(until(arguments, ("|", "||", ">", "&&", ";")))
     context = click.Context(main, info_name="llmrec")
     while True:
         values, rest, _ = command.make_parser(context).parse_args(list(arguments))
