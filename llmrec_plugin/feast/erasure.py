@@ -101,7 +101,7 @@ def erase(
 
 def _versions(store: FeatureStore, entity: str) -> Iterator[FeatureView]:
     """Every version of our batch views that has an online table."""
-    registered = store.registry.list_feature_views(store.project)
+    registered = sorted(store.registry.list_feature_views(store.project), key=lambda view: str(view.name))
     names = {view.name for view in registered if is_ours(view)}
     served = [view for view in registered if view.name in names and view.entities == [entity]]
     if not served:
