@@ -59,8 +59,8 @@ class Computer:
         return self._runner.compute(bind(feature, self._runner.store), columns, "batch").values
 
     def vectors(self, feature: Any, columns: Mapping[str, Sequence[Any]]) -> np.ndarray:
-        """(n, dims) float32; a row without a vector is NaN."""
-        return stacked(self.values(feature, columns))
+        """(n, dims) float32; a row without a vector is NaN, and so may all be, e.g. where all histories are empty."""
+        return stacked(self.values(feature, columns), getattr(feature, "dims", None) or 1)
 
     def check_space(self, item: Any, user: Any) -> None:
         """Raises if the vectors of two features cannot be compared.
@@ -118,17 +118,18 @@ def reads_history(feature: Any, inputs: Inputs) -> bool:
     return any(name in inputs.events for name in feature.columns)
 
 
-def stacked(values: Sequence[Any]) -> np.ndarray:
+def stacked(values: Sequence[Any], dims: int = 1) -> np.ndarray:
     """(n, d) float32 of vectors or numbers, NaN for None.
 
+    Args:
+        values: What a feature gave.
+        dims: d where all are None.
+
     Raises:
-        InputError: All are None, or what a model wrote is no number.
+        InputError: What a model wrote is no number.
     """
     first = next((value for value in values if value is not None), None)
-    if first is None:
-        raise InputError("evaluate: a feature gave no value for any row; look at its columns.")
-    dims = np.size(_numbers(first))
-    found = np.full((len(values), dims), np.nan, dtype=np.float32)
+    found = np.full((len(values), dims if first is None else np.size(_numbers(first))), np.nan, dtype=np.float32)
     for row, value in enumerate(values):
         if value is not None:
             found[row] = _numbers(value)

@@ -14,7 +14,6 @@ from llmrec_plugin.evaluation.declared import (
     item_columns,
     list_columns,
     reads_history,
-    stacked,
 )
 from llmrec_plugin.evaluation.extras import need
 from llmrec_plugin.evaluation.features import Columns, Cost, Vectors
@@ -292,7 +291,7 @@ class PairSet:
         for name, values in list_columns(rest, window, self.inputs).items():
             columns[name] = [values[number] for number in query]
         self._sample, self._items = columns, len(catalogue.items)
-        found = stacked(self.computer.values(self.pair, columns))
+        found = self.computer.vectors(self.pair, columns)
         names = (self.name,) if found.shape[1] == 1 else tuple(f"{self.name}_{n}" for n in range(found.shape[1]))
         latest = window.latest() if reads_history(rest, self.inputs) else np.full(len(window), NEVER)
         return Columns(names=names, values=found, latest=latest[query])

@@ -159,8 +159,8 @@ def test_a_pair_is_asked_with_the_columns_of_both_sides(test_window):
         columns = ("item_id", "user_id", "seen")
 
     class Computer:
-        def values(self, feature, columns):
-            return [float(item in seen) for item, _, seen in zip(*columns.values(), strict=True)]
+        def vectors(self, feature, columns):
+            return np.array([[item in seen] for item, _, seen in zip(*columns.values(), strict=True)], np.float32)
 
         def seconds(self, feature, columns):
             return 0.0

@@ -83,6 +83,13 @@ def test_two_networks_of_one_space_give_their_similarity(computer, window):
         np.testing.assert_allclose(found.values[query * 22 : query * 22 + 22, 0], items @ user, atol=1e-5)
 
 
+def test_lists_without_a_known_item_have_no_vector_and_end_nothing(computer):
+    """All lists of a window may be such, e.g. of users whose past the network has never seen."""
+    found = computer.vectors(USER, {"watched": [[], ["unheard of"]]})
+    assert found.shape == (2, USER.dims)
+    assert np.isnan(found).all()
+
+
 def test_networks_of_different_spaces_are_not_compared(computer, window):
     other = NetworkFeature(
         name="title_vector", entity="item", model="text", inputs={"text": "item_id"}, dims=8, metric="dot"
