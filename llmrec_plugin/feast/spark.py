@@ -23,7 +23,6 @@ from pydantic import StrictStr
 
 from llmrec_plugin.errors import MissingColumnError, MissingExtraError
 from llmrec_plugin.feast.training import TrainingSource, is_stored
-from llmrec_plugin.spark import transform_spark
 from llmrec_plugin.specs import digest
 from llmrec_plugin.transform import Transform
 
@@ -36,6 +35,8 @@ try:
     from feast.infra.offline_stores.contrib.spark_offline_store.spark_source import SparkOptions, SparkSource
     from pyspark.sql import DataFrame, SparkSession
     from pyspark.sql import functions as F  # noqa: N812 - Spark's own abbreviation
+
+    from llmrec_plugin.spark import transform_spark
 except ModuleNotFoundError as exc:
     raise MissingExtraError("pyspark", "engines", "Spark") from exc
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, TypeAlias, get_args
 
@@ -177,9 +176,12 @@ def columns_of_source(source: InputSource) -> tuple[str, ...]:
 
 
 def _checked_inputs(owner: str, value: object) -> tuple[tuple[str, InputSource], ...]:
-    pairs = dict(value).items() if isinstance(value, (Mapping, list, tuple)) else ()
+    try:
+        pairs: dict[Any, Any] = dict(value)  # type: ignore[call-overload]
+    except (TypeError, ValueError):
+        pairs = {}
     checked: list[tuple[str, InputSource]] = []
-    for name, source in pairs:
+    for name, source in pairs.items():
         if isinstance(source, str):
             check_text(owner, f"inputs[{name!r}]", source)
             if "{" in source:

@@ -79,7 +79,7 @@ def test_inputs_are_read_in_any_order_and_form():
     pairs = {"b": "y", "a": "x"}
     three = (feature(inputs=pairs), feature(inputs=list(pairs.items())), feature(inputs=(("a", "x"), ("b", "y"))))
     assert len({*three}) == 1
-    for inputs in ({}, {"a": "two words"}, {"a": 3}, {"a b": "x"}, None, {"a": feature()}, {"a": "{"}):
+    for inputs in ({}, {"a": "two words"}, {"a": 3}, {"a b": "x"}, None, {"a": feature()}, {"a": "{"}, [""], [None]):
         with pytest.raises(DeclarationError, match="'user_vector'"):
             feature(inputs=inputs)
 

@@ -220,7 +220,7 @@ def test_a_model_must_fit_its_feature(runner):
 def test_a_choice_that_is_none_is_invalid_with_the_reason(runner):
     computed = compute(runner, written(output=Choice(options=("RED", "BLUE"))), ["red", "green"])
     assert plain(computed) == ["RED", None]
-    assert "GREEN" in computed.invalid[1]
+    assert "expected one of 2 options" in computed.invalid[1]
 
 
 def test_rows_without_an_answer_are_left_out_for_engines_of_others(runner, monkeypatch):
