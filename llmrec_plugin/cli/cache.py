@@ -26,7 +26,7 @@ _SECONDS = {"h": 3600, "d": 86_400, "w": 604_800}
 _BYTES = {"": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
 
 
-class _Quantity(click.ParamType):
+class _Quantity(click.ParamType):  # type: ignore[type-arg]  # generic in newer versions of click alone
     """A number with a unit, as a number of the smallest unit."""
 
     def __init__(self, name: str, units: dict[str, int], example: str) -> None:

@@ -18,7 +18,7 @@ from feast.types import Array, Bool, Float32, Float64, Int32, Int64
 
 from llmrec_plugin.binding import BoundFeature, BoundNetwork
 from llmrec_plugin.errors import UnknownNameError
-from llmrec_plugin.feast.patches import FINGERPRINT_TAG
+from llmrec_plugin.feast.versions import FINGERPRINT_TAG
 from llmrec_plugin.serving import (
     Column,
     Fetched,

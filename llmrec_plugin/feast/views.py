@@ -20,9 +20,10 @@ from google.protobuf.json_format import MessageToDict
 
 from llmrec_plugin.binding import Bound, BoundColumn, BoundNetwork, BoundSimilarity, to_values
 from llmrec_plugin.errors import DeclarationError
-from llmrec_plugin.feast.patches import FINGERPRINT_TAG, LLMBatchFeatureView
+from llmrec_plugin.feast.patches import LLMBatchFeatureView
 from llmrec_plugin.feast.training import TrainingSource, project_name
 from llmrec_plugin.feast.vectors import FEAST_METRICS
+from llmrec_plugin.feast.versions import FINGERPRINT_TAG
 from llmrec_plugin.pipeline.outputs import ColumnType, columns_of_output
 from llmrec_plugin.specs import (
     ColumnFeature,

@@ -42,7 +42,7 @@ _HEAVY = frozenset(
 )
 
 
-def import_onnxruntime():  # type: ignore[no-untyped-def]  # a module has no useful type here
+def import_onnxruntime() -> Any:
     """The onnxruntime module, imported late because it loads native libraries.
 
     Raises:
