@@ -23,19 +23,10 @@ CHAT = ChatTemplate(
 @lru_cache
 def tokenizer_text() -> str:
     """Content of a ``tokenizer.json``: bytes and some merges, special tokens 0 to 4."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from llmrec_plugin.testing.tiny import train_byte_tokenizer  # loads onnx
 
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=330,
-        special_tokens=list(SPECIAL),
-        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator([f"write tags for the item: {', '.join(TAGS)}"] * 3, trainer)
-    return str(tokenizer.to_str())
+    texts = [f"write tags for the item: {', '.join(TAGS)}"] * 3
+    return str(train_byte_tokenizer(texts, SPECIAL, 330).to_str())
 
 
 def manifest(**changes: Any) -> GeneratorManifest:

@@ -82,19 +82,12 @@ def declare_generator(folder: Path, architecture: str = "gpt2", **changes: Any) 
 
 def _tokenizer(architecture: str) -> Any:
     """A byte-level tokenizer, so that every text can be encoded and decoded, with some merges."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+    from tokenizers import processors
     from transformers import PreTrainedTokenizerFast
 
-    backend = Tokenizer(models.BPE())
-    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    backend.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=320,
-        special_tokens=list(SPECIAL),
-        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
-        show_progress=False,
-    )
-    backend.train_from_iterator(_TEXTS, trainer)
+    from llmrec_plugin.testing.tiny import train_byte_tokenizer  # loads onnx
+
+    backend = train_byte_tokenizer(_TEXTS, SPECIAL, 320)
     if architecture in _AROUND:
         backend.post_processor = processors.TemplateProcessing(
             single=_AROUND[architecture], special_tokens=[("<s>", BOS), ("</s>", EOS)]

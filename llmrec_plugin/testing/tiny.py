@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import json
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -178,17 +179,22 @@ def _byte_tokenizer() -> Tokenizer:
 
 @functools.cache
 def _byte_tokenizer_text() -> str:
+    return str(train_byte_tokenizer([" ".join(WORDS)] * 3, SPECIAL_TOKENS, 300).to_str())
+
+
+def train_byte_tokenizer(texts: Sequence[str], special_tokens: Sequence[str], vocab_size: int) -> Tokenizer:
+    """A byte-level tokenizer with the merges of some texts; special tokens have the first ids, in their order."""
     tokenizer = Tokenizer(BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=300,
-        special_tokens=list(SPECIAL_TOKENS),
+        vocab_size=vocab_size,
+        special_tokens=list(special_tokens),
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )
-    tokenizer.train_from_iterator([" ".join(WORDS)] * 3, trainer)
-    return str(tokenizer.to_str())
+    tokenizer.train_from_iterator(texts, trainer)
+    return tokenizer
 
 
 _WIDTH = 8
