@@ -18,7 +18,7 @@ from pathlib import Path
 
 from benchmarks.evaluation.systems import WORK, DataSet
 from llmrec_plugin.artifacts import ArtifactStore
-from llmrec_plugin.export import export_network
+from llmrec_plugin.export import export_model, export_network
 from llmrec_plugin.settings import load_settings
 
 HERE = Path(__file__).parent
@@ -43,7 +43,9 @@ def main() -> None:
     if not data.is_dir():
         llmrec("data", *PREPARED[options.name], "--source", str(options.source), "--output", str(data))
     llmrec("data", "divide", "--data", str(data), "--systems", str(systems), "--ranker", str(ranker))
-    described: DataSet = importlib.import_module(f"benchmarks.evaluation.{options.name}").DATA
+    os.environ[WORK] = str(options.work.absolute())
+    module = importlib.import_module(f"benchmarks.evaluation.{options.name}")
+    described: DataSet = module.DATA
     for name, arguments in described.commands(systems, trained).items():
         if not (trained / name / DONE).exists():
             llmrec("train", *arguments)
@@ -52,7 +54,8 @@ def main() -> None:
     for network in described.networks(trained):
         export_network(network, store, report=print)
     llmrec("export", str(trained / "encoder"), "--name", described.tuned)
-    os.environ[WORK] = str(options.work.absolute())
+    if hasattr(module, "text_encoder"):
+        export_model(module.text_encoder(), store)
     llmrec(
         "evaluate", "--data", str(ranker), "--output", str(folder / "result"),
         "--config", str(HERE / f"{options.name}.yaml"), *further,

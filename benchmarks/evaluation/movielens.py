@@ -1,12 +1,25 @@
 """What movielens.yaml names."""
 
+import functools
+import json
+from typing import Any
+
 import numpy as np
 import pandas as pd
+import torch
 
 from benchmarks.evaluation.systems import DataSet, trained
+from llmrec_plugin import EmbeddingFeature, EncoderModel
+from llmrec_plugin.evaluation.declared import Computer, item_columns
 from llmrec_plugin.evaluation.features import Columns
 from llmrec_plugin.evaluation.windows import Rows, Window
 from llmrec_plugin.interactions import ITEM, RATING, USER
+from llmrec_plugin.settings import load_settings
+from llmrec_plugin.systems.text_rating import features
+from llmrec_plugin.systems.text_rating.texts import history_texts
+from llmrec_plugin.systems.text_rating.training import load_text_rating
+
+_PAIRS = 8_192  # of the head at a time
 
 DATA = DataSet(
     name="movielens",
@@ -32,32 +45,54 @@ user_unisrec, item_unisrec = DATA.sequence("unisrec"), DATA.item("unisrec")
 user_whitening, item_whitening = DATA.sequence("whitening"), DATA.item("whitening")
 
 
-def text_rating(window: Window, rows: Rows) -> Columns:
-    """The rating that the trained text rating expects, from the history's titles and the item's text."""
-    from llmrec_plugin.systems.text_rating.texts import history_texts
-    from llmrec_plugin.systems.text_rating.training import score
+USER_TEXT = "user_text"
 
-    data, items = window.catalogue.data, window.catalogue.items
+
+def text_encoder() -> EncoderModel:
+    """The encoder that was trained with the text rating."""
+    config = json.loads((trained(DATA.name) / "text-rating" / "config.json").read_text())
+    return features.text_encoder(
+        trained(DATA.name) / "text-rating",
+        dims=config["bert"]["hidden_size"],
+        max_tokens=config["settings"]["max_tokens"],
+        name=f"{DATA.name}-text-rating-encoder",
+    )
+
+
+@functools.cache
+def _text_rating() -> tuple[Computer, Any, EmbeddingFeature, EmbeddingFeature]:
+    """What computes vectors of texts, the head, and the features of both sides."""
+    network, _ = load_text_rating(trained(DATA.name) / "text-rating")
+    user, item = (
+        features.text_vector(text_encoder(), name=f"{side}_text_vec", entity=side, text=text)
+        for side, text in (("user", f"{{{USER_TEXT}}}"), ("item", DATA.item_text))
+    )
+    return Computer(load_settings()), network.head, user, item
+
+
+def text_rating(window: Window, rows: Rows) -> Columns:
+    """The rating that the trained text rating expects, from the vectors of the history's titles and the item's text."""
+    computer, head, user, item = _text_rating()
+    catalogue = window.catalogue
     lists = np.repeat(np.arange(len(window)), np.diff(window.offsets))
     # Histories are newest first; their order alone matters here.
     events = pd.DataFrame(
         {
             USER: lists,
-            ITEM: items[window.history.item],
+            ITEM: catalogue.items[window.history.item],
             RATING: window.history.rating,
             "moment": -np.arange(len(lists)),
         }
     )
-    users = history_texts(
-        np.arange(len(window)), np.ones(len(window), dtype=np.int64), events, data.item_texts("{title}"),
+    texts = history_texts(
+        np.arange(len(window)), np.ones(len(window), dtype=np.int64), events, catalogue.data.item_texts("{title}"),
         last_n=8, liked=4.0, moment="moment",
     )  # fmt: skip
-    texts = data.item_texts(DATA.item_text)
-    found = score(
-        trained("movielens") / "text-rating",
-        {
-            "user_text": np.array(users, dtype=object)[rows.query].tolist(),
-            "item_text": np.array([texts[item] for item in items], dtype=object)[rows.item].tolist(),
-        },
-    )
+    users = torch.from_numpy(computer.vectors(user, {USER_TEXT: texts}))
+    items = torch.from_numpy(computer.vectors(item, item_columns(item, catalogue)))
+    found = np.empty(len(rows), dtype=np.float32)
+    with torch.inference_mode():
+        for first in range(0, len(rows), _PAIRS):
+            part = slice(first, first + _PAIRS)
+            found[part] = head(users[rows.query[part]], items[rows.item[part]]).numpy()
     return Columns(names=("text_rating",), values=found[:, None], latest=window.latest()[rows.query])
