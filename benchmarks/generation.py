@@ -135,8 +135,9 @@ def build_genai(weights: Path, work: Path, ends: dict[str, list[int]], threads: 
 
 def make_works(artifact: Path, rows: int, seed: int = 1) -> dict[str, dict[str, Any]]:
     """The three workloads; the ids are those that our engine reads of the texts."""
-    from llmrec_plugin.artifacts import TOKENIZER, read_artifact
+    from llmrec_plugin.artifacts import read_artifact
     from llmrec_plugin.generation import Request, Segment
+    from llmrec_plugin.manifests import TOKENIZER
     from llmrec_plugin.runtime.generation.prompts import PromptTokenizer, encode_requests
 
     found = read_artifact(artifact)

@@ -34,8 +34,9 @@ from typing import Any
 
 import numpy as np
 
-from llmrec_plugin.artifacts import GRAPH, Artifact, ArtifactStore
+from llmrec_plugin.artifacts import Artifact, ArtifactStore
 from llmrec_plugin.inference import Placement
+from llmrec_plugin.manifests import GRAPH
 from llmrec_plugin.runtime.encoder import Encoder
 from llmrec_plugin.runtime.gpu import GpuSession, open_gpu
 from llmrec_plugin.runtime.providers import CPU, CUDA, gpu_name, gpu_obstacle

@@ -19,7 +19,8 @@ from pathlib import Path
 import numpy as np
 from tokenizers import Tokenizer
 
-from llmrec_plugin.artifacts import TOKENIZER, ArtifactStore
+from llmrec_plugin.artifacts import ArtifactStore
+from llmrec_plugin.manifests import TOKENIZER
 from llmrec_plugin.pipeline.batching import plan_batches
 from llmrec_plugin.pipeline.buckets import bucket
 from llmrec_plugin.runtime.gpu import SHAPE_STEP

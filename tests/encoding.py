@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 from tiny import WORDS
 
-from llmrec_plugin.artifacts import MANIFEST, sha256_file
+from llmrec_plugin.artifacts import sha256_file
+from llmrec_plugin.manifests import MANIFEST
 
 
 def _random_texts(count: int) -> list[str]:

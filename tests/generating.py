@@ -5,8 +5,8 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import Any
 
-from llmrec_plugin.artifacts import ChatTemplate, GeneratorManifest
 from llmrec_plugin.generation import Request, Segment
+from llmrec_plugin.manifests import ChatTemplate, GeneratorManifest
 
 PAD, BOS, EOS, TURN, END_OF_TURN = range(5)
 SPECIAL = ("<pad>", "<s>", "</s>", "<|im_start|>", "<|im_end|>")

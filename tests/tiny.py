@@ -5,7 +5,8 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
-from llmrec_plugin.artifacts import ArtifactStore, GeneratorArtifact, GeneratorManifest
+from llmrec_plugin.artifacts import ArtifactStore, GeneratorArtifact
+from llmrec_plugin.manifests import GeneratorManifest
 from llmrec_plugin.testing.tiny import GOLDEN_TEXTS, WORDS, reference, tiny_tokenizer
 from llmrec_plugin.testing.tiny import add_tiny_encoder as export_tiny
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.encoders.environments import InstallError
-from llmrec_plugin import artifacts
+from llmrec_plugin import artifacts, manifests
 from llmrec_plugin.artifacts import ArtifactStore
 from llmrec_plugin.errors import ArtifactNotFoundError, LLMRecError
 from llmrec_plugin.export import export_model
@@ -86,8 +86,8 @@ def prepare(name: str, folder: Path) -> Model:
         name=name,
         folder=source,
         onnx=onnx,
-        graph=artifact.path(artifacts.GRAPH),
-        tokenizer=artifact.path(artifacts.TOKENIZER),
+        graph=artifact.path(manifests.GRAPH),
+        tokenizer=artifact.path(manifests.TOKENIZER),
         max_tokens=manifest.max_tokens,
         dims=manifest.dims,
         config=json.loads((source / "config.json").read_text(encoding="utf-8")),

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from llmrec_plugin.artifacts import ChatTemplate
 from llmrec_plugin.errors import DeclarationError
 from llmrec_plugin.export.toolchain import require
+from llmrec_plugin.manifests import ChatTemplate
 
 _SYSTEM, _USER = "PLACEHOLDER-OF-SYSTEM", "PLACEHOLDER-OF-USER"
 """Stand for the texts while the template is rendered; nothing that a template would trim or escape."""

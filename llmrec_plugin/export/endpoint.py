@@ -11,8 +11,9 @@ import json
 import tempfile
 from pathlib import Path
 
-from llmrec_plugin.artifacts import ENDPOINT, MANIFEST, ArtifactStore, GeneratorArtifact, GeneratorManifest, sha256_file
+from llmrec_plugin.artifacts import ArtifactStore, GeneratorArtifact, sha256_file
 from llmrec_plugin.errors import DeclarationError
+from llmrec_plugin.manifests import ENDPOINT, MANIFEST, GeneratorManifest
 from llmrec_plugin.specs import GeneratorModel
 
 PREFIX = "endpoint:"

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from llmrec_plugin.artifacts import GOLDEN, MANIFEST, TOKENIZER, Artifact, ArtifactStore, Manifest, sha256_file
+from llmrec_plugin.artifacts import Artifact, ArtifactStore, sha256_file
 from llmrec_plugin.export.adapters import origin_of, whole_folder
 from llmrec_plugin.export.embedding import Embedder
 from llmrec_plugin.export.graph import OUTPUT, build_graph, rotate_graph
@@ -26,6 +26,7 @@ from llmrec_plugin.export.statements import check_declaration, read_statements
 from llmrec_plugin.export.texts import Texts, builtin_texts
 from llmrec_plugin.export.tokenization import encode, load_tokenizer, save_tokenizer
 from llmrec_plugin.export.toolchain import versions
+from llmrec_plugin.manifests import GOLDEN, MANIFEST, TOKENIZER, Manifest
 from llmrec_plugin.specs import EncoderModel
 
 _log = logging.getLogger(__name__)

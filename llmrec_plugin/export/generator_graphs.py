@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from llmrec_plugin.artifacts import GRAPH
 from llmrec_plugin.errors import SourceError
 from llmrec_plugin.export.attention import empty_cache, fuse_attention
 from llmrec_plugin.export.graph import OPSET, is_split, remove_labels, save_graph
 from llmrec_plugin.export.toolchain import quiet, require
+from llmrec_plugin.manifests import GRAPH
 from llmrec_plugin.specs import GeneratorModel, GeneratorTask
 
 ENCODER, DECODER, DECODER_WITH_PAST = "encoder.onnx", "decoder.onnx", "decoder_with_past.onnx"

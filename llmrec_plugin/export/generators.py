@@ -13,17 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-from llmrec_plugin.artifacts import (
-    GOLDEN_PROMPTS,
-    GRAPH,
-    MANIFEST,
-    TOKENIZER,
-    ArtifactStore,
-    ChatTemplate,
-    GeneratorArtifact,
-    GeneratorManifest,
-    sha256_file,
-)
+from llmrec_plugin.artifacts import ArtifactStore, GeneratorArtifact, sha256_file
 from llmrec_plugin.errors import ParityError
 from llmrec_plugin.export.adapters import origin_of, whole_folder
 from llmrec_plugin.export.chat import chat_template
@@ -51,6 +41,7 @@ from llmrec_plugin.export.sources import weights_sha256
 from llmrec_plugin.export.special_tokens import SpecialTokens, special_tokens
 from llmrec_plugin.export.tokenization import encode, load_fast_tokenizer, save_tokenizer
 from llmrec_plugin.export.toolchain import require, versions
+from llmrec_plugin.manifests import GOLDEN_PROMPTS, GRAPH, MANIFEST, TOKENIZER, ChatTemplate, GeneratorManifest
 from llmrec_plugin.specs import GeneratorModel
 
 _log = logging.getLogger(__name__)

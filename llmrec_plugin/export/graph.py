@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from llmrec_plugin.artifacts import GRAPH
 from llmrec_plugin.errors import DeclarationError, SourceError
 from llmrec_plugin.export.toolchain import quiet, require
+from llmrec_plugin.manifests import GRAPH
 from llmrec_plugin.specs import EncoderModel
 
 OUTPUT = "embedding"

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from llmrec_plugin.artifacts import GOLDEN, MANIFEST, TOKENIZER, Artifact, ArtifactStore, Manifest, sha256_file
+from llmrec_plugin.artifacts import Artifact, ArtifactStore, sha256_file
 from llmrec_plugin.errors import DeclarationError
 from llmrec_plugin.export.embedding import Embedder
 from llmrec_plugin.export.graph import OUTPUT, build_graph
@@ -22,6 +22,7 @@ from llmrec_plugin.export.sources import find_file, find_folder, weights_sha256
 from llmrec_plugin.export.statements import check_declaration, read_json, read_statements
 from llmrec_plugin.export.tokenization import encode, load_tokenizer, save_tokenizer
 from llmrec_plugin.export.toolchain import require, versions
+from llmrec_plugin.manifests import GOLDEN, MANIFEST, TOKENIZER, Manifest
 from llmrec_plugin.specs import EncoderModel, LabelModel
 
 LOGIT_TOLERANCE = 1e-4

@@ -25,23 +25,13 @@ from typing import Any, get_args
 
 import numpy as np
 
-from llmrec_plugin.artifacts import (
-    GOLDEN,
-    GOLDEN_ROWS,
-    GRAPH,
-    MANIFEST,
-    TOKENIZER,
-    ArtifactStore,
-    NetworkArtifact,
-    NetworkManifest,
-    sha256_file,
-    vocabulary_file,
-)
+from llmrec_plugin.artifacts import ArtifactStore, NetworkArtifact, sha256_file, vocabulary_file
 from llmrec_plugin.errors import DeclarationError, LLMRecError, ParityError, SourceError
 from llmrec_plugin.export.graph import OPSET, remove_labels, save_graph
 from llmrec_plugin.export.parity import ragged_batches
 from llmrec_plugin.export.sources import find_place
 from llmrec_plugin.export.toolchain import quiet, require, versions
+from llmrec_plugin.manifests import GOLDEN, GOLDEN_ROWS, GRAPH, MANIFEST, TOKENIZER, NetworkManifest
 from llmrec_plugin.networks import Id, IdSequence, Input, Network, Tokens, graph_names
 from llmrec_plugin.pipeline.networks import Arrays, Preparer, collate, padded_lengths, read_rows
 from llmrec_plugin.pipeline.postprocess import normalize

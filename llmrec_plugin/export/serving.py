@@ -7,10 +7,11 @@ from pathlib import Path
 
 import numpy as np
 
-from llmrec_plugin.artifacts import Artifact, Manifest
+from llmrec_plugin.artifacts import Artifact
 from llmrec_plugin.export.graph import OUTPUT
 from llmrec_plugin.export.parity import Run
 from llmrec_plugin.inference import Batch
+from llmrec_plugin.manifests import Manifest
 from llmrec_plugin.runtime.calibration import default_placement
 from llmrec_plugin.runtime.runtimes import choose_runtime, open_session
 from llmrec_plugin.settings import load_settings

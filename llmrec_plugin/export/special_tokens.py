@@ -20,7 +20,7 @@ _TEXTS = ("a", "The red web server.", "é")
 
 @dataclass(frozen=True, kw_only=True)
 class SpecialTokens:
-    """The fields of the same names of `llmrec_plugin.artifacts.GeneratorManifest`."""
+    """The fields of the same names of `llmrec_plugin.manifests.GeneratorManifest`."""
 
     prefix_ids: tuple[int, ...]
     suffix_ids: tuple[int, ...]

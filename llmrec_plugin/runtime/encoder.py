@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from llmrec_plugin import artifacts
+from llmrec_plugin import manifests
 from llmrec_plugin.artifacts import Artifact
 from llmrec_plugin.errors import ArtifactCorruptError, ParityError
 from llmrec_plugin.inference import Batch, Placement, Profile, Session
@@ -230,7 +230,7 @@ class Encoder:
             if max_tokens not in self._tokenizers:
                 manifest = self.artifact.manifest
                 self._tokenizers[max_tokens] = load_tokenizer(
-                    self.artifact.path(artifacts.TOKENIZER),
+                    self.artifact.path(manifests.TOKENIZER),
                     min(max_tokens, manifest.max_tokens),
                     f"Model {manifest.model!r}",
                 )
@@ -239,11 +239,11 @@ class Encoder:
     def _check_golden_texts(self, opened: Opened) -> None:
         manifest = self.artifact.manifest
         texts = manifest.golden_texts
-        expected = np.load(self.artifact.path(artifacts.GOLDEN), allow_pickle=False)
+        expected = np.load(self.artifact.path(manifests.GOLDEN), allow_pickle=False)
         actual, _ = self._encode(opened, texts, None, None)
         if expected.shape != actual.shape:
             raise ArtifactCorruptError(
-                f"{self.artifact.path(artifacts.GOLDEN)}: expected golden vectors of shape {actual.shape}, got "
+                f"{self.artifact.path(manifests.GOLDEN)}: expected golden vectors of shape {actual.shape}, got "
                 f"{expected.shape}. Run `llmrec export {manifest.model}` again."
             )
         least = GOLDEN_MIN_COSINE if manifest.precision == "fp32" else GOLDEN_MIN_COSINE_REDUCED

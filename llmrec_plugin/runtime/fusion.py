@@ -20,7 +20,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from llmrec_plugin.artifacts import GRAPH, Artifact
+from llmrec_plugin.artifacts import Artifact
+from llmrec_plugin.manifests import GRAPH
 
 logger = logging.getLogger(__name__)
 

@@ -29,9 +29,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from llmrec_plugin.artifacts import GOLDEN, GRAPH, TOKENIZER, Artifact, Manifest
+from llmrec_plugin.artifacts import Artifact
 from llmrec_plugin.errors import ProviderError
 from llmrec_plugin.inference import Batch, Placement
+from llmrec_plugin.manifests import GOLDEN, GRAPH, TOKENIZER, Manifest
 from llmrec_plugin.pipeline.batching import graph_inputs, pad
 from llmrec_plugin.pipeline.buckets import bucket
 from llmrec_plugin.runtime.encoder import GOLDEN_MIN_COSINE_REDUCED

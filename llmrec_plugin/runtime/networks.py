@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from llmrec_plugin.artifacts import GOLDEN, GOLDEN_ROWS, GRAPH, TOKENIZER, NetworkArtifact, vocabulary_file
+from llmrec_plugin.artifacts import NetworkArtifact, vocabulary_file
 from llmrec_plugin.errors import ArtifactCorruptError, ParityError
 from llmrec_plugin.inference import Profile
+from llmrec_plugin.manifests import GOLDEN, GOLDEN_ROWS, GRAPH, TOKENIZER
 from llmrec_plugin.networks import Id, IdSequence
 from llmrec_plugin.pipeline.networks import Arrays, Preparer, Vocabularies, collate, plan_rows, read_rows, work_of
 from llmrec_plugin.runtime.calibration import default_placement

@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from llmrec_plugin.artifacts import GRAPH, Artifact
+from llmrec_plugin.artifacts import Artifact
 from llmrec_plugin.inference import Batch, Device, Placement, Runtime, Session
+from llmrec_plugin.manifests import GRAPH
 from llmrec_plugin.pipeline.batching import graph_inputs
 from llmrec_plugin.runtime.providers import (
     CPU,

@@ -9,8 +9,9 @@ import random
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal, NamedTuple, TypeAlias
 
-from llmrec_plugin.artifacts import GOLDEN_ROWS, NetworkArtifact
+from llmrec_plugin.artifacts import NetworkArtifact
 from llmrec_plugin.binding import Bound, BoundNetwork, BoundSimilarity
+from llmrec_plugin.manifests import GOLDEN_ROWS
 from llmrec_plugin.networks import Image
 from llmrec_plugin.specs import ColumnFeature, GeneratedEmbeddingFeature, HistoryEmbeddingFeature, TokenFeature
 from llmrec_plugin.specs.networks import columns_of_source

@@ -13,10 +13,11 @@ from typing import Any, NamedTuple, TypeAlias, cast
 
 import numpy as np
 
-from llmrec_plugin.artifacts import ENDPOINT, AnyArtifact, ArtifactStore, NetworkArtifact
+from llmrec_plugin.artifacts import AnyArtifact, ArtifactStore, NetworkArtifact
 from llmrec_plugin.binding import Bound, BoundColumn, BoundNetwork, BoundSimilarity, BoundTokens, bind
 from llmrec_plugin.errors import ArtifactNotFoundError, DeclarationError, UnknownNameError
 from llmrec_plugin.manager import load_catalogue
+from llmrec_plugin.manifests import ENDPOINT
 from llmrec_plugin.runtime.cache import RunReport, ValueCache
 from llmrec_plugin.runtime.runner import Mode, Runner
 from llmrec_plugin.settings import Settings, load_settings

@@ -21,19 +21,8 @@ from tokenizers.normalizers import Lowercase
 from tokenizers.pre_tokenizers import Whitespace
 from tokenizers.processors import TemplateProcessing
 
-from llmrec_plugin.artifacts import (
-    GOLDEN,
-    GOLDEN_PROMPTS,
-    GRAPH,
-    MANIFEST,
-    TOKENIZER,
-    Artifact,
-    ArtifactStore,
-    GeneratorArtifact,
-    GeneratorManifest,
-    Manifest,
-    sha256_file,
-)
+from llmrec_plugin.artifacts import Artifact, ArtifactStore, GeneratorArtifact, sha256_file
+from llmrec_plugin.manifests import GOLDEN, GOLDEN_PROMPTS, GRAPH, MANIFEST, TOKENIZER, GeneratorManifest, Manifest
 from llmrec_plugin.specs import Pooling
 
 WORDS = tuple(

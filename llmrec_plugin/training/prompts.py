@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from llmrec_plugin.artifacts import TOKENIZER, GeneratorManifest
 from llmrec_plugin.export.chat import chat_template
 from llmrec_plugin.export.generator_reference import check_task, load_generator
 from llmrec_plugin.export.sources import find_folder, weights_sha256
@@ -15,6 +14,7 @@ from llmrec_plugin.export.special_tokens import special_tokens
 from llmrec_plugin.export.statements import read_generator
 from llmrec_plugin.export.tokenization import load_fast_tokenizer, save_tokenizer
 from llmrec_plugin.export.toolchain import quiet
+from llmrec_plugin.manifests import TOKENIZER, GeneratorManifest
 from llmrec_plugin.pipeline.prompts import read_rows, render
 from llmrec_plugin.runtime.generation.prompts import PromptTokenizer, encode_requests
 from llmrec_plugin.specs import GeneratorModel, TokenFeature

@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from llmrec_plugin.artifacts import GRAPH, Artifact
+from llmrec_plugin.artifacts import Artifact
 from llmrec_plugin.export.graph import TOKENS
 from llmrec_plugin.export.toolchain import require
+from llmrec_plugin.manifests import GRAPH
 from llmrec_plugin.pipeline.batching import graph_inputs, pad, plan_batches
 from llmrec_plugin.runtime.session import open_session
 

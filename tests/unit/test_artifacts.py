@@ -8,8 +8,9 @@ import pytest
 from samples import embedding
 from tiny import export_tiny
 
-from llmrec_plugin.artifacts import GOLDEN, GRAPH, MANIFEST, TOKENIZER, Artifact, ArtifactStore, read_artifact
+from llmrec_plugin.artifacts import Artifact, ArtifactStore, read_artifact
 from llmrec_plugin.errors import ArtifactCorruptError, ArtifactMismatchError, ArtifactNotFoundError
+from llmrec_plugin.manifests import GOLDEN, GRAPH, MANIFEST, TOKENIZER
 
 
 @pytest.fixture

@@ -9,8 +9,9 @@ from encoding import TEXTS, check_same, rehash
 from samples import settings
 from tiny import GOLDEN_TEXTS, export_tiny
 
-from llmrec_plugin.artifacts import GOLDEN, GRAPH, ArtifactStore, read_artifact
+from llmrec_plugin.artifacts import ArtifactStore, read_artifact
 from llmrec_plugin.errors import ArtifactCorruptError, ArtifactMismatchError, ParityError
+from llmrec_plugin.manifests import GOLDEN, GRAPH
 from llmrec_plugin.runtime.encoder import Encoder
 
 

@@ -10,9 +10,10 @@ import pytest
 from samples import settings
 from tiny import WORDS, export_tiny
 
-from llmrec_plugin.artifacts import GRAPH, ArtifactStore
+from llmrec_plugin.artifacts import ArtifactStore
 from llmrec_plugin.errors import ProviderError
 from llmrec_plugin.inference import Batch
+from llmrec_plugin.manifests import GRAPH
 from llmrec_plugin.pipeline.batching import pad
 from llmrec_plugin.runtime import encoder as encoder_module
 from llmrec_plugin.runtime import gpu, runtimes

@@ -10,9 +10,10 @@ import pytest
 from samples import settings
 
 from llmrec_plugin import Placement, Runtime, hookimpl
-from llmrec_plugin.artifacts import MANIFEST, read_artifact
+from llmrec_plugin.artifacts import read_artifact
 from llmrec_plugin.errors import DeclarationError, MissingExtraError, ParityError, ProviderError, UnknownNameError
 from llmrec_plugin.manager import Manager
+from llmrec_plugin.manifests import MANIFEST
 from llmrec_plugin.registry import Provenance
 from llmrec_plugin.runtime import runtimes
 from llmrec_plugin.runtime.encoder import Encoder

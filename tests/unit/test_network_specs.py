@@ -11,7 +11,7 @@ from samples import embedding, history, match
 from tiny import export_tiny
 
 from llmrec_plugin import NetworkFeature, NetworkModel
-from llmrec_plugin.artifacts import ArtifactStore, NetworkArtifact, NetworkManifest, read_artifact
+from llmrec_plugin.artifacts import ArtifactStore, NetworkArtifact, read_artifact
 from llmrec_plugin.binding import BoundNetwork, BoundSimilarity, bind, from_values, to_values
 from llmrec_plugin.errors import (
     ArtifactCorruptError,
@@ -20,6 +20,7 @@ from llmrec_plugin.errors import (
     DeclarationError,
     FingerprintMismatchError,
 )
+from llmrec_plugin.manifests import NetworkManifest
 from llmrec_plugin.networks import IdSequence, Number, Tokens, Vector
 from llmrec_plugin.specs import from_spec, to_spec
 

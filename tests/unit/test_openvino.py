@@ -16,8 +16,9 @@ from samples import settings
 from tiny import export_tiny
 
 from llmrec_plugin import Batch, Placement
-from llmrec_plugin.artifacts import GRAPH, ArtifactStore, read_artifact, sha256_file
+from llmrec_plugin.artifacts import ArtifactStore, read_artifact, sha256_file
 from llmrec_plugin.errors import MissingExtraError, ParityError, ProviderError
+from llmrec_plugin.manifests import GRAPH
 from llmrec_plugin.pipeline.batching import pad
 from llmrec_plugin.runtime.encoder import Encoder
 from llmrec_plugin.systems import openvino as system

@@ -6,8 +6,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from llmrec_plugin.artifacts import GRAPH
 from llmrec_plugin.errors import ProviderError
+from llmrec_plugin.manifests import GRAPH
 from llmrec_plugin.runtime import providers
 from llmrec_plugin.runtime.providers import (
     CPU,

@@ -14,9 +14,10 @@ import pytest
 from samples import embedding, history, query, settings
 from tiny import WORDS, export_tiny
 
-from llmrec_plugin.artifacts import GRAPH, ArtifactStore
+from llmrec_plugin.artifacts import ArtifactStore
 from llmrec_plugin.binding import BoundFeature, bind
 from llmrec_plugin.errors import ArtifactCorruptError, ArtifactMismatchError, ArtifactNotFoundError, MissingColumnError
+from llmrec_plugin.manifests import GRAPH
 from llmrec_plugin.runtime import encoder as encoder_module
 from llmrec_plugin.runtime import runner as module
 from llmrec_plugin.runtime.calibration import Opened

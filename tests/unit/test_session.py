@@ -6,9 +6,9 @@ import sys
 import pytest
 from samples import settings
 
-from llmrec_plugin.artifacts import GRAPH
 from llmrec_plugin.errors import MissingExtraError, ProviderError
 from llmrec_plugin.inference import Placement
+from llmrec_plugin.manifests import GRAPH
 from llmrec_plugin.runtime import gpu, providers, runtimes
 from llmrec_plugin.runtime.providers import CPU, CUDA, TENSORRT, gpu_obstacle
 from llmrec_plugin.runtime.session import ONNXRUNTIME, OnnxSession, new_session, open_model, open_session

@@ -6,7 +6,8 @@ import pytest
 from tiny import add_generator, export_tiny
 
 from llmrec_plugin import EncoderModel, GeneratorModel, LabelModel, NetworkModel
-from llmrec_plugin.artifacts import Artifact, ArtifactStore, NetworkArtifact, NetworkManifest
+from llmrec_plugin.artifacts import Artifact, ArtifactStore, NetworkArtifact
+from llmrec_plugin.manifests import NetworkManifest
 from llmrec_plugin.registry import Catalogue, Provenance, Registered
 from llmrec_plugin.staleness import why_stale
 

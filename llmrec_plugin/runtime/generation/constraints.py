@@ -11,8 +11,8 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from llmrec_plugin.artifacts import GeneratorManifest
 from llmrec_plugin.errors import DeclarationError, MissingExtraError
+from llmrec_plugin.manifests import GeneratorManifest
 from llmrec_plugin.runtime.generation.prompts import PromptTokenizer
 from llmrec_plugin.specs import Choice, Json, Output, ShortText, Tags
 

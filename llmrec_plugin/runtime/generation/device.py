@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from llmrec_plugin.artifacts import GeneratorManifest
 from llmrec_plugin.errors import ProviderError
+from llmrec_plugin.manifests import GeneratorManifest
 from llmrec_plugin.runtime.generation.graphs import FLOAT_BYTES
 from llmrec_plugin.runtime.providers import import_onnxruntime
 

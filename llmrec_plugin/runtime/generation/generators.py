@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import importlib
 
-from llmrec_plugin.artifacts import ENDPOINT, GeneratorArtifact
+from llmrec_plugin.artifacts import GeneratorArtifact
 from llmrec_plugin.errors import LLMRecError, ProviderError, UnknownNameError
 from llmrec_plugin.generation import GenerationSession, Generator, GeneratorOpener
 from llmrec_plugin.manager import load_catalogue
+from llmrec_plugin.manifests import ENDPOINT
 from llmrec_plugin.settings import Settings
 
 AUTO = "auto"

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from llmrec_plugin.artifacts import GeneratorManifest
+from llmrec_plugin.manifests import GeneratorManifest
 from llmrec_plugin.runtime.providers import CPU
 
 if TYPE_CHECKING:

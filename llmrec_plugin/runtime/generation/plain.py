@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from llmrec_plugin.artifacts import GeneratorManifest
+from llmrec_plugin.manifests import GeneratorManifest
 from llmrec_plugin.pipeline.batching import pad
 from llmrec_plugin.runtime.generation.scoring import Question, ScoredRow, consume_scores
 from llmrec_plugin.runtime.generation.writing import Row, Writing

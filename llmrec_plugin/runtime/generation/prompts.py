@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from llmrec_plugin.artifacts import GeneratorManifest
 from llmrec_plugin.errors import InputError
 from llmrec_plugin.generation import Request, Segment
+from llmrec_plugin.manifests import GeneratorManifest
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer

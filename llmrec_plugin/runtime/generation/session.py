@@ -14,10 +14,11 @@ from typing import Any
 
 import numpy as np
 
-from llmrec_plugin.artifacts import GOLDEN_PROMPTS, GRAPH, TOKENIZER, GeneratorArtifact
+from llmrec_plugin.artifacts import GeneratorArtifact
 from llmrec_plugin.errors import ArtifactCorruptError, InputError, ParityError, ProviderError
 from llmrec_plugin.generation import Completion, Request
 from llmrec_plugin.inference import Device
+from llmrec_plugin.manifests import GOLDEN_PROMPTS, GRAPH, TOKENIZER
 from llmrec_plugin.runtime.generation.constraints import Constraint, constraint_of, forced_beginning
 from llmrec_plugin.runtime.generation.graphs import FusedGraph
 from llmrec_plugin.runtime.generation.plain import (

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from llmrec_plugin.artifacts import GeneratorManifest
 from llmrec_plugin.generation import Completion, Finish
+from llmrec_plugin.manifests import GeneratorManifest
 from llmrec_plugin.runtime.generation.beams import Beams, Continuation, Hypothesis, best_candidates
 from llmrec_plugin.runtime.generation.choosing import draw, draws_of, log_normalizers, repeated
 from llmrec_plugin.runtime.generation.constraints import Constraint, State

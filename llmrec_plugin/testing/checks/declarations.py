@@ -7,9 +7,10 @@ from typing import Any, get_args
 
 import numpy as np
 
-from llmrec_plugin.artifacts import ENDPOINT, GOLDEN, Artifact, ArtifactStore, GeneratorArtifact, NetworkArtifact
+from llmrec_plugin.artifacts import Artifact, ArtifactStore, GeneratorArtifact, NetworkArtifact
 from llmrec_plugin.errors import LLMRecError
 from llmrec_plugin.manager import load_catalogue
+from llmrec_plugin.manifests import ENDPOINT, GOLDEN
 from llmrec_plugin.runtime.encoder import Encoder
 from llmrec_plugin.runtime.generation.generators import open_session
 from llmrec_plugin.runtime.networks import LoadedNetwork

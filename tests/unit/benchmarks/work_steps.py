@@ -17,7 +17,8 @@ import numpy as np
 import onnxruntime
 from tokenizers import Tokenizer
 
-from llmrec_plugin.artifacts import GRAPH, TOKENIZER, Artifact, ArtifactStore
+from llmrec_plugin.artifacts import Artifact, ArtifactStore
+from llmrec_plugin.manifests import GRAPH, TOKENIZER
 from llmrec_plugin.runtime.encoder import Encoder
 from llmrec_plugin.settings import load_settings
 

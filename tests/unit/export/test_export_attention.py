@@ -7,10 +7,10 @@ import onnx
 import pytest
 from tiny_generators import HEADS, KV_HEADS, LAYERS, declare_generator, save_generator
 
-from llmrec_plugin.artifacts import GRAPH
 from llmrec_plugin.export.attention import LOGIT_POSITIONS, SEQLENS, TOTAL, NotFusedError, fuse_attention
 from llmrec_plugin.export.generator_graphs import build_generator, write_fused
 from llmrec_plugin.export.greedy import FusedDecoder, InTwoPieces, PlainDecoder
+from llmrec_plugin.manifests import GRAPH
 from llmrec_plugin.runtime.session import open_session
 
 onnxruntime = pytest.importorskip("onnxruntime")

@@ -8,8 +8,9 @@ import numpy as np
 import onnx
 import pytest
 
-from llmrec_plugin.artifacts import GRAPH, Artifact
+from llmrec_plugin.artifacts import Artifact
 from llmrec_plugin.export.graph import build_graph
+from llmrec_plugin.manifests import GRAPH
 from llmrec_plugin.pipeline.batching import graph_inputs, pad
 from llmrec_plugin.runtime import fusion
 from llmrec_plugin.runtime.fusion import fuse, fused_graph

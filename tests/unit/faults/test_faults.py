@@ -21,7 +21,7 @@ import pytest
 import samples
 from tiny import GOLDEN_TEXTS, export_tiny
 
-from llmrec_plugin.artifacts import GRAPH, MANIFEST, TOKENIZER, ArtifactStore, sha256_file
+from llmrec_plugin.artifacts import ArtifactStore, sha256_file
 from llmrec_plugin.binding import bind, from_values, to_values
 from llmrec_plugin.errors import (
     ArtifactCorruptError,
@@ -31,6 +31,7 @@ from llmrec_plugin.errors import (
     ProviderError,
 )
 from llmrec_plugin.generation import Request, Segment
+from llmrec_plugin.manifests import GRAPH, MANIFEST, TOKENIZER
 from llmrec_plugin.runtime import cache as cache_module
 from llmrec_plugin.runtime.cache import ValueCache
 from llmrec_plugin.runtime.generation import session as generation

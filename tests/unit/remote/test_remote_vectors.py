@@ -12,8 +12,9 @@ from samples import settings
 from tiny import WORDS, export_tiny
 from tokenizers import Tokenizer
 
-from llmrec_plugin.artifacts import TOKENIZER, ArtifactStore, read_artifact
+from llmrec_plugin.artifacts import ArtifactStore, read_artifact
 from llmrec_plugin.errors import ParityError, ProviderError
+from llmrec_plugin.manifests import TOKENIZER
 from llmrec_plugin.runtime.encoder import Encoder
 from llmrec_plugin.runtime.runtimes import choose_runtime
 from llmrec_plugin.systems.remote.session import open_model

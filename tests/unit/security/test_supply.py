@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from tiny import add_generator, export_tiny
 
 import llmrec_plugin
-from llmrec_plugin.artifacts import GOLDEN, GRAPH, MANIFEST, TOKENIZER, ArtifactStore, read_artifact, sha256_file
+from llmrec_plugin.artifacts import ArtifactStore, read_artifact, sha256_file
 from llmrec_plugin.errors import ArtifactCorruptError
+from llmrec_plugin.manifests import GOLDEN, GRAPH, MANIFEST, TOKENIZER
 from llmrec_plugin.runtime.encoder import Encoder
 
 PACKAGE = Path(llmrec_plugin.__file__).parent

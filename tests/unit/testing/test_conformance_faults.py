@@ -14,7 +14,8 @@ import pytest
 import samples
 
 from llmrec_plugin import hookimpl
-from llmrec_plugin.artifacts import GOLDEN, MANIFEST, TOKENIZER, ArtifactStore, sha256_file
+from llmrec_plugin.artifacts import ArtifactStore, sha256_file
+from llmrec_plugin.manifests import GOLDEN, MANIFEST, TOKENIZER
 from llmrec_plugin.runtime.encoder import Encoder
 from llmrec_plugin.testing import CheckFailed, conformance
 from llmrec_plugin.testing.checks import declarations, feast, processes, values

@@ -276,7 +276,7 @@ def test_a_model_that_writes_something_else_than_at_export_is_refused(generators
     import json
     import shutil
 
-    from llmrec_plugin.artifacts import GOLDEN_PROMPTS
+    from llmrec_plugin.manifests import GOLDEN_PROMPTS
 
     artifact = generators.artifact(FUSED)
     folder = shutil.copytree(artifact.folder, tmp_path / "copy")

@@ -8,9 +8,10 @@ import pytest
 from generating import manifest
 from samples import settings
 
-from llmrec_plugin.artifacts import ENDPOINT, GeneratorArtifact
+from llmrec_plugin.artifacts import GeneratorArtifact
 from llmrec_plugin.errors import ArtifactCorruptError, ProviderError, UnknownNameError
 from llmrec_plugin.generation import Generator
+from llmrec_plugin.manifests import ENDPOINT
 from llmrec_plugin.runtime.generation import generators as module
 from llmrec_plugin.runtime.generation.generators import choose_generator, open_session
 
