@@ -6,8 +6,10 @@ import compileall
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -44,6 +46,47 @@ class Finished:
         if self.status != 0:
             raise StepError(f"exit status {self.status}\n{self.output}")
         return self.output
+
+
+class Background:
+    """A child process that goes on while the test does.
+
+    Attributes:
+        number: Of the process and of its group.
+        log: File of what it prints.
+    """
+
+    def __init__(self, processes: Processes, number: int, log: Path, answer: Path) -> None:
+        self._processes, self._answer, self._status = processes, answer, None
+        self.number, self.log = number, log
+
+    def running(self) -> bool:
+        if self._status is None:
+            self._status = self._processes.request({"status": self.number})
+        return self._status is None
+
+    def wait(self, seconds: float) -> bool:
+        """Whether it has ended before this time is over."""
+        deadline = time.monotonic() + seconds
+        while self.running():
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(0.01)
+        return True
+
+    def result(self, seconds: float = SECONDS) -> Any:
+        """What the function returned."""
+        assert self.wait(seconds), self.log.read_text(errors="replace")
+        assert self._status is not None
+        Finished(self._status, self.log.read_text(errors="replace")).succeeded()
+        return json.loads(self._answer.read_text())
+
+    def stop(self, seconds: float = 20) -> None:
+        """Asks it to end, and kills it with its children if it does not."""
+        for sent in (signal.SIGTERM, signal.SIGKILL):
+            if self.running():
+                os.killpg(self.number, sent)
+                self.wait(seconds)
 
 
 class Processes:
@@ -87,6 +130,24 @@ class Processes:
         finished.succeeded()
         return json.loads(answer.read_text())
 
+    def start(self, target: str, arguments: Any, *, folder: Path, environ: dict[str, str]) -> Background:
+        """Starts a function of this folder, or the ``feast`` command line, and does not wait for it."""
+        request, log, answer = self._prepared(target, arguments, folder, environ, (), background=True)
+        number = self.request(request)
+        assert number is not None
+        return Background(self, number, log, answer)
+
+    def request(self, request: dict[str, Any]) -> int | None:
+        """The answer of the process that forks, see `processes.py`."""
+        if self._server is None:
+            self._server = self._started()
+        assert self._server.stdin is not None
+        assert self._server.stdout is not None
+        self._server.stdin.write(json.dumps(request) + "\n")
+        self._server.stdin.flush()
+        answer = json.loads(self._server.stdout.readline())
+        return None if answer is None else int(answer)
+
     def close(self) -> None:
         if self._server is not None:
             self._server.communicate()  # closes stdin, which ends it
@@ -94,25 +155,39 @@ class Processes:
     def _perform(
         self, target: str, arguments: Any, folder: Path, environ: dict[str, str], paths: Iterable[Path], *, fresh: bool
     ) -> tuple[Finished, Path]:
-        self._count += 1
-        log, answer = (self._folder / f"{self._count}.{kind}" for kind in ("log", "json"))
-        request = json.dumps(
-            {
-                "target": target,
-                "arguments": arguments,
-                "environ": clean_environment() | environ,
-                "folder": str(folder),
-                "paths": [str(path) for path in paths],
-                "log": str(log),
-                "answer": str(answer),
-                "seconds": self._seconds,
-            }
-        )
-        status = self._run_fresh(request, log) if fresh else self._run_forked(request)
+        request, log, answer = self._prepared(target, arguments, folder, environ, paths, background=False)
+        status = self._run_fresh(request, log) if fresh else self.request(request)
+        assert status is not None
         return Finished(status, log.read_text(errors="replace")), answer
 
-    def _run_fresh(self, request: str, log: Path) -> int:
-        command = [sys.executable, str(HERE / "processes.py"), "--once", request]
+    def _prepared(
+        self,
+        target: str,
+        arguments: Any,
+        folder: Path,
+        environ: dict[str, str],
+        paths: Iterable[Path],
+        *,
+        background: bool,
+    ) -> tuple[dict[str, Any], Path, Path]:
+        """The request, and the files of what is printed and answered."""
+        self._count += 1
+        log, answer = (self._folder / f"{self._count}.{kind}" for kind in ("log", "json"))
+        request = {
+            "target": target,
+            "arguments": arguments,
+            "environ": clean_environment() | environ,
+            "folder": str(folder),
+            "paths": [str(path) for path in paths],
+            "log": str(log),
+            "answer": str(answer),
+            "seconds": self._seconds,
+            "background": background,
+        }
+        return request, log, answer
+
+    def _run_fresh(self, request: dict[str, Any], log: Path) -> int:
+        command = [sys.executable, str(HERE / "processes.py"), "--once", json.dumps(request)]
         with log.open("wb") as stream:
             return subprocess.run(
                 command,
@@ -123,22 +198,16 @@ class Processes:
                 timeout=self._seconds,
             ).returncode
 
-    def _run_forked(self, request: str) -> int:
-        if self._server is None:
-            for folder in (PACKAGE, HERE):  # else every step compiles them anew where no bytecode may be written
-                compileall.compile_dir(folder, quiet=2)
-            self._server = subprocess.Popen(
-                [sys.executable, str(HERE / "processes.py"), *self._preimport],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                text=True,
-                env=clean_environment(),
-            )
-        assert self._server.stdin is not None
-        assert self._server.stdout is not None
-        self._server.stdin.write(request + "\n")
-        self._server.stdin.flush()
-        return int(self._server.stdout.readline())
+    def _started(self) -> subprocess.Popen[str]:
+        for folder in (PACKAGE, HERE):  # else every step compiles them anew where no bytecode may be written
+            compileall.compile_dir(folder, quiet=2)
+        return subprocess.Popen(
+            [sys.executable, str(HERE / "processes.py"), *self._preimport],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=clean_environment(),
+        )
 
 
 def clean_environment() -> dict[str, str]:

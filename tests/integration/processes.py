@@ -8,7 +8,9 @@ model, cache or registry of another one.
 What is named on the command line is imported beforehand, too: tests that start many processes of ours save the
 time. Requests are lines of JSON on stdin, answers lines of JSON on stdout. A request names a function of this
 folder (``"steps:read_online"``) or the command line (``"feast"``), its arguments, the environment, the
-working folder, and the files for what is printed and what is answered.
+working folder, and the files for what is printed and what is answered. It is answered with the exit status, or, if
+it is a background one, at once with the child's number; ``{"status": number}`` then asks for the exit status, null
+while the child runs.
 
 ``python processes.py --once '<request>'`` does the same in an interpreter of its own, without forking.
 """
@@ -83,11 +85,17 @@ def serve(preimport: list[str]) -> None:
             importlib.import_module(name)
     assert preimport or not [name for name in sys.modules if name.startswith("llmrec_plugin")]
     for line in sys.stdin:
-        request = json.loads(line)
-        child = os.fork()
-        if child == 0:
-            _run_child(request)
-        print(json.dumps(_wait(child, request["seconds"])), flush=True)
+        print(json.dumps(_answer(json.loads(line))), flush=True)
+
+
+def _answer(request: dict[str, Any]) -> int | None:
+    if "status" in request:
+        done, status = os.waitpid(request["status"], os.WNOHANG)
+        return os.waitstatus_to_exitcode(status) if done else None
+    child = os.fork()
+    if child == 0:
+        _run_child(request)
+    return child if request["background"] else _wait(child, request["seconds"])
 
 
 def _run_child(request: dict[str, Any]) -> None:

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import json
 import socket
-import subprocess
-import sys
 import time
 import urllib.error
 import urllib.request
 from contextlib import closing
-from pathlib import Path
 from typing import Any
 
-from integration.host import Repo, clean_environment
+from integration.host import Repo
 
 STARTED_WITHIN_SECONDS = 90
 
@@ -21,28 +18,20 @@ STARTED_WITHIN_SECONDS = 90
 class Server:
     """A `feast serve` process and its address."""
 
-    def __init__(self, repo: Repo, log: Path, workers: int = 1) -> None:
+    def __init__(self, repo: Repo, workers: int = 1) -> None:
         with closing(socket.socket()) as probe:
             probe.bind(("127.0.0.1", 0))
             self.port = probe.getsockname()[1]
-        self.repo, self._log = repo, log
+        self.repo = repo
         command = ["serve", "--host", "127.0.0.1", "--port", str(self.port), "--max-requests", "0"]
         command += ["--workers", str(workers)]
-        with log.open("wb") as stream:
-            self._process = subprocess.Popen(
-                [Path(sys.executable).with_name("feast"), *command],
-                cwd=repo.folder,
-                env=clean_environment() | repo.environ,
-                stdout=stream,
-                stderr=stream,
-                stdin=subprocess.DEVNULL,
-            )
+        self._process = repo.processes.start("feast", command, folder=repo.folder, environ=repo.environ)
 
     def wait(self) -> None:
         deadline = time.monotonic() + STARTED_WITHIN_SECONDS
         while True:
-            assert self._process.poll() is None, self._log.read_text()
-            assert time.monotonic() < deadline, self._log.read_text()
+            assert self._process.running(), self._process.log.read_text()
+            assert time.monotonic() < deadline, self._process.log.read_text()
             try:
                 return self.health()
             except OSError:
@@ -80,9 +69,4 @@ class Server:
         }
 
     def stop(self) -> None:
-        self._process.terminate()
-        try:
-            self._process.wait(20)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+        self._process.stop()

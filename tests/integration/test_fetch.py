@@ -139,7 +139,7 @@ def repo(new_repo: Callable[..., Repo]) -> Repo:
 
 @pytest.fixture(scope="module")
 def server(repo: Repo) -> Iterator[Server]:
-    started = Server(repo, repo.root / "serve.log")
+    started = Server(repo)
     try:
         started.wait()
         yield started

@@ -111,7 +111,7 @@ def spy(repo: Repo) -> Spy:
 
 @pytest.fixture(scope="module")
 def server(repo: Repo, spy: Spy) -> Iterator[Server]:
-    server = Server(repo, repo.root / "serve.log", workers=2)
+    server = Server(repo, workers=2)
     try:
         server.wait()
         until(lambda: len(spy.lines("warm")) == 2)

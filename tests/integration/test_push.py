@@ -226,7 +226,7 @@ def test_pushes_to_a_server_of_several_workers(repo: Repo) -> None:
 
     rows = [_row("a", f"{word} server", day) for day, word in enumerate(["red", "chat", "mail", "web"] * 6, start=3)]
     shuffled = random.Random(0).sample(rows, len(rows))
-    server = Server(repo, repo.root / "serve.log", workers=2)
+    server = Server(repo, workers=2)
     try:
         server.wait()
         with ThreadPoolExecutor(8) as pool:

@@ -10,14 +10,13 @@ import datetime
 import json
 import shutil
 import sqlite3
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, TypeAlias
 
 import numpy as np
 import pytest
-from integration.host import Processes, Repo, StepError
+from integration.host import Repo, StepError
 from integration.test_patches import REGISTRIES, STORES
 
 pytestmark = pytest.mark.feast
@@ -130,43 +129,24 @@ def _equal(answer: Any, expected: list[Any]) -> bool:
     )
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Processes]:
-    processes = Processes(tmp_path_factory.mktemp("server"))
-    yield processes
-    processes.close()
-
-
 class Polled:
     """A server that is asked all the time while a `with` block runs."""
 
-    def __init__(self, repo: Repo, server: Processes) -> None:
+    def __init__(self, repo: Repo) -> None:
         self._started, self._stop = repo.root / "started", repo.root / "stop"
+        arguments = {"items": ITEMS, "query": TEXT, "started": str(self._started), "stop": str(self._stop)}
+        self._server = repo.processes.start("rollout_steps:poll", arguments, folder=repo.folder, environ=repo.environ)
         self.answers: list[Any] = []
 
-        def run() -> None:
-            self.answers = server.call(
-                "rollout_steps:poll",
-                folder=repo.folder,
-                environ=repo.environ,
-                items=ITEMS,
-                query=TEXT,
-                started=str(self._started),
-                stop=str(self._stop),
-            )
-
-        self._thread = threading.Thread(target=run)
-
     def __enter__(self) -> Polled:
-        self._thread.start()
         while not self._started.exists():
-            assert self._thread.is_alive()
+            assert self._server.running(), self._server.log.read_text()
             time.sleep(0.01)
         return self
 
     def __exit__(self, *_: Any) -> None:
         self._stop.touch()
-        self._thread.join()
+        self.answers = self._server.result()
 
 
 PLANNED_FILE, UNPLANNED_SQL = "planned-file", "unplanned-sql"
@@ -210,12 +190,12 @@ def filled(new_shop: Callable[[str], Shop], tmp_path_factory: pytest.TempPathFac
 
 @both
 def test_a_server_sees_the_old_model_then_the_new_one_then_the_old_one_and_nothing_else(
-    new_shop: Callable[[str], Shop], server: Processes, kind: str
+    new_shop: Callable[[str], Shop], kind: str
 ) -> None:
     shop = new_shop(kind)
     first = shop.start()
     assert _equal(shop.answer(), first)
-    with Polled(shop.repo, server) as polled:
+    with Polled(shop.repo) as polled:
         second = shop.declare_next(seed=1)
         assert shop.printed.count("feast materialize-incremental") == 1
         assert f"--views {VIEW} --version v1" in shop.printed

