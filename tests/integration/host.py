@@ -90,14 +90,13 @@ class Background:
 
 
 class Processes:
-    """Gives each step a process of its own, forked from one that has imported `preimport`; see `processes.py`.
+    """Gives each step a process of its own, forked from one that has imported Feast; see `processes.py`.
 
     A step that takes longer than `seconds` is killed.
     """
 
-    def __init__(self, folder: Path, preimport: Iterable[str] = (), seconds: float = SECONDS) -> None:
+    def __init__(self, folder: Path, seconds: float = SECONDS) -> None:
         self._folder = folder
-        self._preimport = tuple(preimport)
         self._seconds = seconds
         self._count = 0
         self._server: subprocess.Popen[str] | None = None
@@ -202,7 +201,7 @@ class Processes:
         for folder in (PACKAGE, HERE):  # else every step compiles them anew where no bytecode may be written
             compileall.compile_dir(folder, quiet=2)
         return subprocess.Popen(
-            [sys.executable, str(HERE / "processes.py"), *self._preimport],
+            [sys.executable, str(HERE / "processes.py")],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

@@ -1,12 +1,11 @@
 """Starts processes quickly: imports Feast once, then forks one child per request.
 
 Importing Feast takes seconds, so a suite that starts an interpreter per step spends its time there. This
-process imports what the children need, but never llmrec_plugin and never a feature repo, and computes
-nothing. Each child is a process of its own: it has its own environment, working folder and modules, and no
-model, cache or registry of another one.
+process imports what the children need, Feast and our Feast layer, but never a plugin or a feature repo, and
+computes nothing. Each child is a process of its own: it has its own environment and working folder, and no
+plugins, model, cache or registry of another one.
 
-What is named on the command line is imported beforehand, too: tests that start many processes of ours save the
-time. Requests are lines of JSON on stdin, answers lines of JSON on stdout. A request names a function of this
+Requests are lines of JSON on stdin, answers lines of JSON on stdout. A request names a function of this
 folder (``"steps:read_online"``) or the command line (``"feast"``), its arguments, the environment, the
 working folder, and the files for what is printed and what is answered. It is answered with the exit status, or, if
 it is a background one, at once with the child's number; ``{"status": number}`` then asks for the exit status, null
@@ -18,6 +17,7 @@ while the child runs.
 from __future__ import annotations
 
 import contextlib
+import gc
 import importlib
 import json
 import os
@@ -43,6 +43,8 @@ PREIMPORT = (
     "filelock",
     "fsspec.implementations.arrow",
     "importlib_metadata._adapters",
+    "llmrec_plugin.feast.engine",
+    "llmrec_plugin.feast.sqlite",
     "pandas.core.methods.to_dict",
     "pluggy",
     "pyarrow.acero",
@@ -76,14 +78,16 @@ def perform(request: dict[str, Any]) -> int:
     return 0
 
 
-def serve(preimport: list[str]) -> None:
+def serve() -> None:
     """Forks a child per line of stdin until stdin ends."""
-    for name in (*PREIMPORT, *preimport):
+    for name in PREIMPORT:
         importlib.import_module(name)
     for name in OPTIONAL:
         with contextlib.suppress(Exception):
             importlib.import_module(name)
-    assert preimport or not [name for name in sys.modules if name.startswith("llmrec_plugin")]
+    assert not {"llmrec_plugin.systems", "onnxruntime", "tokenizers"} & set(sys.modules)
+    gc.collect()
+    gc.freeze()  # else the first collection in each child writes to, and so copies, all of this memory
     for line in sys.stdin:
         print(json.dumps(_answer(json.loads(line))), flush=True)
 
@@ -135,4 +139,4 @@ def _wait(child: int, seconds: float) -> int:
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--once"]:
         sys.exit(perform(json.loads(sys.argv[2])))
-    serve(sys.argv[1:])
+    serve()

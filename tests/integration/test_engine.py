@@ -8,7 +8,7 @@ import os
 import re
 import shutil
 import sqlite3
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from integration.host import Processes, Repo, StepError
+from integration.host import Repo, StepError
 
 pytestmark = pytest.mark.feast
 
@@ -26,13 +26,6 @@ DAY = datetime.timedelta(days=1)
 START = datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC)
 FIRST, SECOND = "2026-03-01", "2026-04-01"  # ends of two incremental runs
 WORDS = "red green blue yellow black white big small old new fast slow web server client python java tool".split()
-
-
-@pytest.fixture(scope="module")
-def processes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Processes]:
-    server = Processes(tmp_path_factory.mktemp("steps"), ["llmrec_plugin.feast.engine"])
-    yield server
-    server.close()
 
 
 def row(number: int, title: str | None = None, *, day: int = 0, **changes: Any) -> dict[str, Any]:
