@@ -10,6 +10,9 @@ from llmrec_plugin.errors import MissingExtraError
 
 def import_without(libraries: dict[str, str]) -> dict[str, str]:
     """Module -> the message of its `MissingExtraError`, while its library cannot be imported."""
+    for loaded in list(sys.modules):
+        if loaded.startswith("feast.infra.online_stores.") or loaded in libraries:
+            del sys.modules[loaded]  # they have imported the libraries
     sys.modules.update(dict.fromkeys(libraries.values()))
     messages = {}
     for module in libraries:

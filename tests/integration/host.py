@@ -92,11 +92,13 @@ class Background:
 class Processes:
     """Gives each step a process of its own, forked from one that has imported Feast; see `processes.py`.
 
-    A step that takes longer than `seconds` is killed.
+    A step that takes longer than `seconds` is killed. With `stock`, Feast is without our patches until a step imports
+    our package.
     """
 
-    def __init__(self, folder: Path, seconds: float = SECONDS) -> None:
+    def __init__(self, folder: Path, *, seconds: float = SECONDS, stock: bool = False) -> None:
         self._folder = folder
+        self._options = ["--stock"] if stock else []
         self._seconds = seconds
         self._count = 0
         self._server: subprocess.Popen[str] | None = None
@@ -201,7 +203,7 @@ class Processes:
         for folder in (PACKAGE, HERE):  # else every step compiles them anew where no bytecode may be written
             compileall.compile_dir(folder, quiet=2)
         return subprocess.Popen(
-            [sys.executable, str(HERE / "processes.py")],
+            [sys.executable, str(HERE / "processes.py"), *self._options],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

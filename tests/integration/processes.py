@@ -11,6 +11,7 @@ working folder, and the files for what is printed and what is answered. It is an
 it is a background one, at once with the child's number; ``{"status": number}`` then asks for the exit status, null
 while the child runs.
 
+``python processes.py --stock`` leaves out what is ours, and so Feast as it is.
 ``python processes.py --once '<request>'`` does the same in an interpreter of its own, without forking.
 """
 
@@ -43,13 +44,13 @@ PREIMPORT = (
     "filelock",
     "fsspec.implementations.arrow",
     "importlib_metadata._adapters",
-    "llmrec_plugin.feast.engine",
-    "llmrec_plugin.feast.sqlite",
     "pandas.core.methods.to_dict",
     "pluggy",
     "pyarrow.acero",
     "sqlalchemy.dialects.sqlite",
 )
+STOCK = "--stock"
+OURS = ("llmrec_plugin.feast.engine", "llmrec_plugin.feast.sqlite")
 OPTIONAL = (
     "feast.infra.online_stores.postgres_online_store.postgres",
     "feast.infra.online_stores.redis",
@@ -78,9 +79,9 @@ def perform(request: dict[str, Any]) -> int:
     return 0
 
 
-def serve() -> None:
+def serve(ours: tuple[str, ...]) -> None:
     """Forks a child per line of stdin until stdin ends."""
-    for name in PREIMPORT:
+    for name in (*PREIMPORT, *ours):
         importlib.import_module(name)
     for name in OPTIONAL:
         with contextlib.suppress(Exception):
@@ -139,4 +140,4 @@ def _wait(child: int, seconds: float) -> int:
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--once"]:
         sys.exit(perform(json.loads(sys.argv[2])))
-    serve()
+    serve(() if sys.argv[1:] == [STOCK] else OURS)

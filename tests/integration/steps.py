@@ -8,6 +8,8 @@ import math
 import os
 import runpy
 import signal
+import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -90,6 +92,13 @@ def publish_features(path: str) -> dict[str, Any]:
     logging.getLogger("llmrec_plugin").addHandler(handler)
     views = runpy.run_path(path)["llm"]
     return {"views": {name: dict(view.tags) for name, view in views.items()}, "log": records}
+
+
+def run_script(path: str, arguments: list[str]) -> None:
+    """Runs a file as ``python path arguments`` would."""
+    sys.argv = [path, *arguments]
+    sys.path.insert(0, str(Path(path).parent.resolve()))
+    runpy.run_path(path, run_name="__main__")
 
 
 def command_line(arguments: list[str], fails: bool = False) -> str:

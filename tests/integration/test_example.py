@@ -5,14 +5,12 @@ from __future__ import annotations
 import importlib.util
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from integration.host import Processes, clean_environment
+from integration.host import Processes
 from tiny import export_tiny
 
 from llmrec_plugin.artifacts import ArtifactStore
@@ -28,12 +26,13 @@ UNTIL = "2023-08-01T00:00:00"
 TAGS = ("role::program", "role::devel-lib", "interface::commandline", "use::editing", "works-with::text")
 
 
-def _run(*words: str, folder: Path, environ: dict[str, str]) -> str:
-    finished = subprocess.run(
-        [sys.executable, *words], cwd=folder, env=clean_environment() | environ, capture_output=True, text=True
+def _run(processes: Processes, script: str, *arguments: str, folder: Path, environ: dict[str, str]) -> str:
+    """What an example prints."""
+    started = processes.start(
+        "steps:run_script", {"path": script, "arguments": arguments}, folder=folder, environ=environ
     )
-    assert finished.returncode == 0, finished.stderr
-    return finished.stdout
+    started.result()
+    return started.log.read_text()
 
 
 @pytest.fixture(scope="module")
@@ -54,21 +53,12 @@ def demo(processes: Processes, tmp_path_factory: pytest.TempPathFactory) -> dict
         architecture="bart",
         name="debian-synopsis",
     )
-    _run("examples/ranker/prepare.py", folder=root, environ=environ)
+    _run(processes, "examples/ranker/prepare.py", folder=root, environ=environ)
     repo = root / "feature_repo"
     for words in (["apply"], ["materialize", "2023-06-10T00:00:00", UNTIL]):
         processes.feast(*words, folder=repo, environ=environ).succeeded()
-    output = _run(
-        "examples/ranker/ranker.py",
-        "--seeds",
-        "1",
-        "--lists",
-        "40",
-        "--output",
-        str(root / "out.json"),
-        folder=root,
-        environ=environ,
-    )
+    options = ["--seeds", "1", "--lists", "24", "--output", str(root / "out.json")]
+    output = _run(processes, "examples/ranker/ranker.py", *options, folder=root, environ=environ)
     cache = ValueCache(root / "home" / "cache", 2**30)
     runs = cache.runs()
     cache.close()
@@ -85,7 +75,7 @@ def test_every_service_is_ranked_on_all_warm_and_cold_packages(demo: dict[str, A
     slices = demo["results"]["slices"]
     assert slices.keys() == {"all", "warm", "cold"}
     for slice_ in slices.values():
-        assert slice_["lists"] > 20
+        assert slice_["lists"] > 12
         for metric in ("ndcg@10", "recall@10", "auc"):
             values = slice_["metrics"][metric]
             assert values["mean"].keys() == {"ranker_baseline", "ranker_llm", "ranker_tags", "ranker_shuffled"}
@@ -110,9 +100,11 @@ def test_texts_are_computed_once_whether_materialized_shuffled_or_read_for_train
     assert computed["dependant_text_embedding", "historical"] == [0]
 
 
-def test_a_text_is_answered_with_packages_that_are_ranked_for_a_dependant(demo: dict[str, Any]) -> None:
-    words = ("examples/retrieval/retrieve.py", "play music over the network", "--candidates", "50", "--train-on", "80")
-    output = _run(*words, folder=demo["root"], environ=demo["environ"])
+def test_a_text_is_answered_with_packages_that_are_ranked_for_a_dependant(
+    demo: dict[str, Any], processes: Processes
+) -> None:
+    words = ("examples/retrieval/retrieve.py", "play music over the network", "--candidates", "50", "--train-on", "40")
+    output = _run(processes, *words, folder=demo["root"], environ=demo["environ"])
     assert "play music over the network" in output
     rows = [line.split("│")[1:-1] for line in output.splitlines() if line.startswith("│")]
     assert len(rows) == 10

@@ -13,9 +13,7 @@ LIBRARIES = {
 
 def test_stores_and_engines_without_their_library_name_the_extra(processes, tmp_path):
     libraries = {module: library for module, (library, _) in LIBRARIES.items()}
-    messages = processes.call(
-        "extras_steps:import_without", folder=tmp_path, environ={}, fresh=True, libraries=libraries
-    )
+    messages = processes.call("extras_steps:import_without", folder=tmp_path, environ={}, libraries=libraries)
     for module, (library, extra) in LIBRARIES.items():
         assert f"{library!r}, which is not installed" in messages[module]
         assert f'pip install "llmrec-plugin[{extra}]"' in messages[module]

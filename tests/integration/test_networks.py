@@ -210,7 +210,6 @@ def test_a_process_that_never_saw_the_repo_computes_the_same(
         "steps:read_online",
         folder=tmp_path,
         environ=repo.environ | {"LLMREC_CACHE": str(tmp_path / "cache")},
-        fresh=True,
         features=["user_vector_on_demand:user_vector_on_demand", "item_vector_on_demand:item_vector_on_demand"],
         rows=[{"events": ["i2", "i9", "i3"], "title": title} for title in TITLES],
         configuration=configuration,

@@ -6,12 +6,12 @@ A test of the stock view that fails is good news: its message says which mend to
 from __future__ import annotations
 
 import datetime
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import pytest
-from integration.host import Finished, Repo, StepError
+from integration.host import Finished, Processes, Repo, StepError
 
 pytestmark = pytest.mark.feast
 
@@ -118,7 +118,7 @@ def ours(request: pytest.FixtureRequest, new_repo: Callable[..., Repo]) -> dict[
 
 
 def _stock(
-    new_repo: Callable[..., Repo], registry: str, store: str, *, versions: bool = False
+    new_repo: Callable[[str], Repo], registry: str, store: str, *, versions: bool = False
 ) -> tuple[Scenario, Callable[..., None]]:
     repo = new_repo(f"stock-{registry}-{store}")
     scenario = Scenario(repo, registry, store, "stock", "size")
@@ -140,30 +140,38 @@ def _stock(
 
 
 @pytest.fixture(scope="module")
-def stock(new_repo: Callable[..., Repo]) -> dict[str, Seen]:
-    """A plain batch view over a file, in processes that never import llmrec_plugin."""
-    planned, declare = _stock(new_repo, "file", "planned")
+def new_stock_repo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], Repo]]:
+    """Makes an empty repo whose processes never import llmrec_plugin, unless a step does."""
+    processes = Processes(tmp_path_factory.mktemp("stock"), stock=True)
+    yield lambda name: Repo(tmp_path_factory.mktemp(name), processes)
+    processes.close()
+
+
+@pytest.fixture(scope="module")
+def stock(new_stock_repo: Callable[[str], Repo]) -> dict[str, Seen]:
+    """A plain batch view over a file."""
+    planned, declare = _stock(new_stock_repo, "file", "planned")
     declare(2)
     seen = {"plan": planned.take("plan"), "planned apply": planned.take("apply")}
 
-    unplanned, declare = _stock(new_repo, "file", "unplanned")
+    unplanned, declare = _stock(new_stock_repo, "file", "unplanned")
     declare(2)
     seen["udf changed"] = unplanned.take("apply")
     declare(3, more=True)
     seen["udf and schema changed"] = unplanned.take("apply")
     seen["changed again"] = unplanned.take("apply")
 
-    in_sql, _ = _stock(new_repo, "sql", "unplanned")
+    in_sql, _ = _stock(new_stock_repo, "sql", "unplanned")
     seen["sql again"] = in_sql.take("apply")
 
     return seen
 
 
 @pytest.fixture(scope="module")
-def stock_versions(new_repo: Callable[..., Repo]) -> dict[str, Any]:
+def stock_versions(new_stock_repo: Callable[[str], Repo]) -> dict[str, Any]:
     """The same, with versions kept side by side."""
     seen: dict[str, Any] = {}
-    versioned, declare = _stock(new_repo, "file", "unplanned", versions=True)
+    versioned, declare = _stock(new_stock_repo, "file", "unplanned", versions=True)
     declare(2, more=True)
     seen["version served at once"] = versioned.take("apply")
     seen["version 1 filled"] = versioned.take("materialize", *WHOLE)
@@ -172,7 +180,7 @@ def stock_versions(new_repo: Callable[..., Repo]) -> dict[str, Any]:
     seen["in place"] = versioned.repo.call("rollout_steps:registry_is_written_in_place")
     seen["looked up"] = versioned.repo.call("rollout_steps:look_up_during_a_switch", odfv="double")
 
-    versioned, declare = _stock(new_repo, "sql", "unplanned", versions=True)
+    versioned, declare = _stock(new_stock_repo, "sql", "unplanned", versions=True)
     declare(2, more=True)
     seen["not promoted"] = versioned.take("apply", "--no-promote")
     return seen

@@ -39,9 +39,9 @@ def test_tiny_gives_the_same_numbers_every_way(new_repo: Callable[..., Repo]) ->
     repo.export(dims=32, max_tokens=64)
     repo.declare(dims=32, max_tokens=64)
     rng = np.random.default_rng(7)
-    items = [_item(number, " ".join(rng.choice(WORDS, 1 + number % 80))) for number in range(318)]
-    items.insert(40, _item(318, None))
-    items.insert(200, _item(319, " \n "))
+    items = [_item(number, " ".join(rng.choice(WORDS, 1 + number % 80))) for number in range(158)]
+    items.insert(40, _item(158, None))
+    items.insert(100, _item(159, " \n "))
     _check_every_way(repo, items, sizes=(1, 7, 32), fresh=True)
 
 
@@ -54,7 +54,7 @@ def test_minilm_gives_the_same_numbers_every_way(new_repo: Callable[..., Repo], 
     repo.declare(model="all-minilm-l6-v2", dims=384, max_tokens=256)
     lines = (HERE / "packages.txt").read_text(encoding="utf-8").splitlines()
     items = [_item(number, line) for number, line in enumerate(lines)]
-    _check_every_way(repo, items, sizes=(1, 32), fresh=False)
+    _check_every_way(repo, items, sizes=(1,), fresh=False)
 
 
 HISTORIES = """
