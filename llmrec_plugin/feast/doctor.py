@@ -202,6 +202,15 @@ def first_increment(subject: _Subject) -> Found:
             )
 
 
+def never_applied(subject: _Subject) -> Found:
+    if not any(map(transform_of, subject.all_views)):
+        yield (
+            "warning",
+            "The registry has no view of this package: the repo was not applied, or no file of it calls publish.",
+            "llm = publish(globals()) at the end of a file of the repo, then feast apply.",
+        )
+
+
 def never_materialized(subject: _Subject) -> Found:
     on_push = isinstance(subject.store._get_provider(), LLMRecProvider)
     for view in subject.ours:
@@ -328,6 +337,7 @@ _CHECKS: tuple[Callable[[_Subject], Found], ...] = (
     vector_search,
     rollouts,
     first_increment,
+    never_applied,
     never_materialized,
     embedding_on_push,
     future_watermarks,

@@ -102,6 +102,22 @@ def test_a_watermark_in_the_future_and_a_killed_run(repo: Repo, tmp_path) -> Non
     assert [item for item in stuck if "set-state item_text_embedding" in item["fix"]]
 
 
+def test_a_repo_below_the_working_folder_and_one_that_was_not_applied(repo: Repo, tmp_path: Path) -> None:
+    other = repo.copy(tmp_path / "other")
+    (other.folder / "feature_store.yaml").write_text(SOUND + ENGINE)
+    arguments = ["doctor", "--json", "--repo", other.folder.name]
+
+    def checks() -> set[str]:
+        output = other.processes.call(
+            "steps:command_line", folder=other.folder.parent, environ=other.environ, arguments=arguments
+        )
+        return {finding["check"] for finding in json.loads(output)}
+
+    assert checks() == NOTES.keys()
+    (other.folder / "data" / "registry.db").unlink()
+    assert checks() == {"vector_search", "never_applied"}
+
+
 def test_a_folder_without_a_repo(repo: Repo) -> None:
     output = repo.call("steps:command_line", arguments=["doctor", "--repo", str(repo.root)], fails=True)
     assert "InputError" in output
