@@ -37,9 +37,11 @@ def on_files(files: Files, config: Any) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Page, config: Any, files: Files) -> str:
-    """Turns the repository's links into those of the site."""
+    """Turns the repository's links into those of the site, and gives pages that stand alone their whole width."""
     place = page.file.src_uri
     source = _source(place)
+    if page.parent is None:  # a page beside no other: its column of the navigation would only name itself
+        page.meta.setdefault("hide", ["navigation"])
 
     def turn(match: re.Match[str]) -> str:
         target = posixpath.relpath(_place(_target(source, match[2])), posixpath.dirname(place) or ".")

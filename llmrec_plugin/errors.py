@@ -54,6 +54,12 @@ def quoted(value: object) -> str:
     return f"<{size}shown with LLMREC_LOG_TEXTS=1>"
 
 
+def suggestion(name: str, known: Iterable[str]) -> str:
+    """``Did you mean 'title'?``, or nothing where no known name is near."""
+    near = difflib.get_close_matches(name, sorted(known), n=3, cutoff=0.5)
+    return f"Did you mean {' or '.join(map(repr, near))}?" if near else ""
+
+
 class LLMRecError(Exception):
     """Base class of every error raised by llmrec_plugin."""
 
@@ -67,12 +73,11 @@ class DeclarationError(LLMRecError, ValueError):
 
 
 class UnknownNameError(LLMRecError, LookupError):
-    """No feature, model or plugin of that name; the message lists near matches."""
+    """No feature, model or plugin of that name; the message lists near matches, else what is known, and a remedy."""
 
-    def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
+    def __init__(self, kind: str, name: str, known: Iterable[str], remedy: str = "") -> None:
         known = sorted(known)
-        near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
-        hint = f"Did you mean {' or '.join(map(repr, near))}?" if near else f"Known: {', '.join(known) or 'none'}."
+        hint = suggestion(name, known) or f"Known: {', '.join(known) or 'none'}. {remedy}".rstrip()
         super().__init__(f"No {kind} is named {name!r}. {hint}")
 
 

@@ -26,6 +26,8 @@ class Provenance:
     version: str
 
     def __str__(self) -> str:
+        if not self.version:  # declared in a file of the feature repo
+            return f"the {self.plugin} ({self.distribution})"
         return f"plugin {self.plugin!r} ({self.distribution} {self.version})"
 
 

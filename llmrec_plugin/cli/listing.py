@@ -15,10 +15,19 @@ from llmrec_plugin.specs import LabelModel, Model, to_spec
 from llmrec_plugin.staleness import why_stale
 
 _SHORT = 16  # digits of fingerprints and artifact ids in tables
+_FEW = 2  # names in a cell of them; --json has all
+_KINDS = ("features", "models", "generators", "runtimes")
+
+
+def _few(name: str, value: Any) -> Any:
+    """The first names of a column, so that a row fits a terminal."""
+    if name not in _KINDS or len(value) <= _FEW:
+        return value
+    return f"{', '.join(value[:_FEW])} and {len(value) - _FEW} more"
 
 
 def _show_plugins(found: dict[str, Any]) -> None:
-    print_table(found["plugins"])
+    print_table([{name: _few(name, value) for name, value in row.items()} for row in found["plugins"]])
     if found["disabled"]:
         click.echo(f"Disabled by LLMREC_DISABLE_PLUGINS: {', '.join(found['disabled'])}")
 
@@ -34,14 +43,13 @@ def plugins() -> dict[str, Any]:
     llmrec plugins
     """
     catalogue = open_catalogue()
-    kinds = ("features", "models", "generators", "runtimes")
     rows = [
         {
             "plugin": plugin.plugin,
             "package": f"{plugin.distribution} {plugin.version}",
             **{
                 kind: [name for name, item in getattr(catalogue, kind).items() if item.provenance == plugin]
-                for kind in kinds
+                for kind in _KINDS
             },
             "problems": [f"{item.hook}: {item.cause}" for item in catalogue.failures if item.provenance == plugin],
         }

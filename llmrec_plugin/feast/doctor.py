@@ -202,6 +202,27 @@ def first_increment(subject: _Subject) -> Found:
             )
 
 
+def never_applied(subject: _Subject) -> Found:
+    if not any(map(transform_of, subject.all_views)):
+        yield (
+            "warning",
+            "The registry has no view of this package: the repo was not applied, or no file of it calls publish.",
+            "llm = publish(globals()) at the end of a file of the repo, then feast apply.",
+        )
+
+
+def never_materialized(subject: _Subject) -> Found:
+    on_push = isinstance(subject.store._get_provider(), LLMRecProvider)
+    for view in subject.ours:
+        pushed = on_push and view.source_views[0].stream_source is not None
+        if view.most_recent_end_time is None and not pushed:
+            yield (
+                "warning",
+                f"{view.name} was never materialized, so every read gives null.",
+                "feast materialize START END, with a START before the oldest row of the source.",
+            )
+
+
 def embedding_on_push(subject: _Subject) -> Found:
     for view in subject.ours:
         raw = view.source_views[0]
@@ -316,6 +337,8 @@ _CHECKS: tuple[Callable[[_Subject], Found], ...] = (
     vector_search,
     rollouts,
     first_increment,
+    never_applied,
+    never_materialized,
     embedding_on_push,
     future_watermarks,
     nanoseconds_on_spark,

@@ -13,7 +13,14 @@ from feast import Entity, FeatureView, OnDemandFeatureView, RequestSource
 
 from llmrec_plugin.artifacts import ArtifactStore
 from llmrec_plugin.binding import BoundColumn, BoundNetwork, BoundSimilarity, BoundTokens, BoundVector, bind
-from llmrec_plugin.errors import ArtifactError, ColumnTypeError, DeclarationError, NameCollisionError, UnknownNameError
+from llmrec_plugin.errors import (
+    ArtifactError,
+    ColumnTypeError,
+    DeclarationError,
+    NameCollisionError,
+    UnknownNameError,
+    suggestion,
+)
 from llmrec_plugin.feast.compatibility import unsuited_settings
 from llmrec_plugin.feast.patches import LLMBatchFeatureView
 from llmrec_plugin.feast.views import (
@@ -215,7 +222,12 @@ class _Publication:
     def _raw_view(self, feature: ColumnFeature) -> FeatureView:
         """The view that has the feature's entity and columns."""
         if feature.entity not in self._entities:
-            raise UnknownNameError("Feast entity in this module", str(feature.entity), self._entities)
+            raise UnknownNameError(
+                "Feast entity in this module",
+                str(feature.entity),
+                self._entities,
+                "Import the entity, and the view with its columns, into the file that calls publish(globals()).",
+            )
         named = self._sources.get(feature.name)
         if named is not None and not isinstance(named, FeatureView):
             raise DeclarationError(
@@ -231,9 +243,17 @@ class _Publication:
             raise DeclarationError(
                 f"Feature {feature.name!r} reads {', '.join(feature.columns)} of entity {feature.entity!r}: expected "
                 f"one feature view with that entity and those columns, found {len(fitting)} among: {offers or 'none'}. "
-                f"Add the columns to a view's schema, or pass publish(globals(), sources={{{feature.name!r}: view}})."
+                + _missing(feature, same_entity)
+                + f"Add the columns to a view's schema, or pass publish(globals(), sources={{{feature.name!r}: view}})."
             )
         return fitting[0]
+
+
+def _missing(feature: ColumnFeature, views: Iterable[FeatureView]) -> str:
+    """The columns that no view of the entity has, each with the near ones."""
+    fields = {field.name for view in views for field in view.features}
+    missing = [name for name in feature.columns if name not in fields]
+    return "".join(f"No such view has {name!r}. {suggestion(name, fields)} ".replace("  ", " ") for name in missing)
 
 
 _REPO = "feature repo"

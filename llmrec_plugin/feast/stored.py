@@ -13,7 +13,7 @@ from feast import FeatureStore, FeatureView
 from feast.protos.feast.types.Value_pb2 import Value
 
 from llmrec_plugin.binding import BoundColumn
-from llmrec_plugin.errors import InputError
+from llmrec_plugin.errors import InputError, OnlineStoreError
 from llmrec_plugin.feast.completeness import KEYS_PER_READ
 from llmrec_plugin.feast.jobs import entity_keys, open_job
 from llmrec_plugin.feast.training import TrainingSource
@@ -77,7 +77,11 @@ def sample_keys(view: FeatureView, most: int) -> tuple[list[Key], int]:
 
 
 def read_stored(store: FeatureStore, view: FeatureView, keys: Sequence[Key]) -> Stored:
-    """What the online store holds for `keys`, in their order, of this version of `view`."""
+    """What the online store holds for `keys`, in their order, of this version of `view`.
+
+    Raises:
+        OnlineStoreError: The store cannot be read.
+    """
     bound: BoundColumn = view.feature_transformation.udf.bound
     name, status = bound.feature.name, bound.feature.status_name
     names = [name, status] if bound.feature.status else [name]
@@ -87,7 +91,14 @@ def read_stored(store: FeatureStore, view: FeatureView, keys: Sequence[Key]) -> 
     provider = store._get_provider()
     for start in range(0, len(keys), KEYS_PER_READ):
         some = entity_keys(view, keys[start : start + KEYS_PER_READ])
-        for _, row in provider.online_read(store.config, view, some, list(names)):
+        try:
+            read = provider.online_read(store.config, view, some, list(names))
+        except Exception as exc:  # whatever the store's client raises
+            raise OnlineStoreError(
+                f"The online store cannot be read for view {view.name!r} ({type(exc).__name__}: {exc}): expected it "
+                "to be reachable and to have the view. Run `feast apply` in this repo, then materialize."
+            ) from exc
+        for _, row in read:
             found.append(row is not None)
             values.append(_plain(row.get(name)) if row else None)
             statuses.append(_plain(row.get(status)) if row and bound.feature.status else None)

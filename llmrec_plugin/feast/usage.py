@@ -23,7 +23,7 @@ def open_repo(repo: Path) -> FeatureStore:
     """
     if not (repo / "feature_store.yaml").is_file():
         raise InputError(f"{repo.absolute()} holds no feature_store.yaml: expected a feature repo. Give --repo FOLDER.")
-    return FeatureStore(repo_path=str(repo))
+    return FeatureStore(repo_path=str(repo.absolute()))  # the registry is opened later, maybe from another folder
 
 
 def transform_of(view: object) -> Transform | None:

@@ -49,7 +49,11 @@ def call_fresh(target: str, *, environ: Mapping[str, str] | None = None, **argum
                 command, cwd=folder, env=variables, capture_output=True, text=True, timeout=SECONDS, check=False
             )
         except subprocess.TimeoutExpired:
-            fail("an answer of a fresh process", f"none within {SECONDS:.0f} s", "Look for a lock or a download.")
+            fail(
+                "an answer of a fresh process",
+                f"none within {SECONDS:.0f} s",
+                "Look for a lock, a download, or other work on this machine.",
+            )
         if done.returncode != 0:
             fail("an answer of a fresh process", done.stderr[-4_000:], "Mend what the traceback names.")
         return pickle.loads(answer.read_bytes())  # noqa: S301 - our own child wrote it

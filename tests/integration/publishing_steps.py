@@ -82,6 +82,17 @@ def no_view_fits(n: Namespace) -> None:
 
 
 @case
+def misspelled_column(n: Namespace) -> None:
+    n.update(text=text, a=embedding(text="{titel}. {note}"))
+
+
+@case
+def no_entity_imported(n: Namespace) -> None:
+    del n["item"]
+    n.update(text=text, a=embedding())
+
+
+@case
 def no_view_of_that_entity(n: Namespace) -> None:
     n.update(user=user, text=text, a=embedding(entity="user"))
 

@@ -18,7 +18,8 @@ from integration.test_plan import ENGINE, START
 
 pytestmark = pytest.mark.feast
 
-NOTES = {"vector_search": "note", "server": "note"}
+NEW = {"never_materialized": "warning"}  # applied, and no more
+NOTES = {"vector_search": "note", "server": "note", **NEW}
 SOUND = """
 project: test
 provider: local
@@ -91,12 +92,30 @@ def test_a_watermark_in_the_future_and_a_killed_run(repo: Repo, tmp_path) -> Non
     shutil.copytree(repo.folder, other.folder, dirs_exist_ok=True)
     other.feast("apply")
     other.feast("materialize-incremental", "2999-01-01")
-    assert _levels(other)["future_watermarks"] == "warning"
+    levels = _levels(other)
+    assert levels["future_watermarks"] == "warning"
+    assert "never_materialized" not in levels
     other.feast("feature-views", "set-state", "item_text_embedding", "MATERIALIZING")
     without = (SOUND + ENGINE).replace("  serve_features_while_materializing: true\n", "")
     (other.folder / "feature_store.yaml").write_text(without)
     stuck = json.loads(other.call("steps:doctor"))
     assert [item for item in stuck if "set-state item_text_embedding" in item["fix"]]
+
+
+def test_a_repo_below_the_working_folder_and_one_that_was_not_applied(repo: Repo, tmp_path: Path) -> None:
+    other = repo.copy(tmp_path / "other")
+    (other.folder / "feature_store.yaml").write_text(SOUND + ENGINE)
+    arguments = ["doctor", "--json", "--repo", other.folder.name]
+
+    def checks() -> set[str]:
+        output = other.processes.call(
+            "steps:command_line", folder=other.folder.parent, environ=other.environ, arguments=arguments
+        )
+        return {finding["check"] for finding in json.loads(output)}
+
+    assert checks() == NOTES.keys()
+    (other.folder / "data" / "registry.db").unlink()
+    assert checks() == {"vector_search", "never_applied"}
 
 
 def test_a_folder_without_a_repo(repo: Repo) -> None:
@@ -107,10 +126,10 @@ def test_a_folder_without_a_repo(repo: Repo) -> None:
 
 def test_stores_that_search_vectors_and_stores_that_are_asynchronous(repo: Repo) -> None:
     ours = SOUND.replace("type: sqlite", "type: llmrec_plugin.feast.sqlite.LLMRecSqliteOnlineStore")
-    assert _levels(repo, ours + ENGINE) == {"server": "note"}
+    assert _levels(repo, ours + ENGINE) == {"server": "note", **NEW}
     pytest.importorskip("redis", reason="needs the extra 'redis'")
     redis = SOUND.replace("type: sqlite, path: data/online.db", "type: redis")
-    assert _levels(repo, redis + ENGINE) == {"server": "note", "async_reads": "warning"}
+    assert _levels(repo, redis + ENGINE) == {"server": "note", "async_reads": "warning", **NEW}
 
 
 def test_a_server_that_loads_models_at_the_first_request(repo: Repo, tmp_path: Path) -> None:
@@ -137,7 +156,9 @@ def test_a_raw_view_with_a_push_source_and_without_ttl(repo: Repo, tmp_path: Pat
     warnings = {"first_increment": "warning", "embedding_on_push": "warning"}
     assert _levels(other) == {**NOTES, **warnings}
     provider = SOUND.replace("provider: local", "provider: llmrec_plugin.feast.provider.LLMRecProvider")
-    assert _levels(other, provider + ENGINE) == {**NOTES, "first_increment": "warning"}
+    found = {**NOTES, "first_increment": "warning"}
+    del found["never_materialized"]  # what is pushed has its vector
+    assert _levels(other, provider + ENGINE) == found
 
 
 def test_timestamps_that_spark_cannot_read(repo: Repo, tmp_path: Path) -> None:

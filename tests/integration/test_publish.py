@@ -65,6 +65,9 @@ def test_views_are_named_after_their_features_and_put_into_the_module(run: Calla
     ("case", "error", "message"),
     [
         ("no_view_fits", "DeclarationError", "found 0 among: item_text(title, note); item_stats(downloads)"),
+        ("no_view_fits", "DeclarationError", "No such view has 'summary'. Add the columns"),
+        ("misspelled_column", "DeclarationError", "No such view has 'titel'. Did you mean 'title'? Add"),
+        ("no_entity_imported", "UnknownNameError", "Known: none. Import the entity"),
         ("no_view_of_that_entity", "DeclarationError", "of entity 'user'"),
         ("unknown_entity", "UnknownNameError", "Did you mean 'item'?"),
         ("two_views_fit", "DeclarationError", "found 2 among: item_text(title, note); item_other(title)"),

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import json
+import sqlite3
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -219,6 +221,22 @@ def test_what_is_no_repo_or_no_evaluation_is_said(shop: Shop, tmp_path: Path) ->
         done = shop.repo.call("rollout_steps:llmrec", arguments=["report", *arguments])
         assert done["status"] == 1
         assert message in done["output"]
+
+
+def test_a_view_that_the_store_lost_has_a_reason_in_place_of_figures(shop: Shop, tmp_path: Path) -> None:
+    other = shop.repo.copy(tmp_path / "other")
+    with contextlib.closing(sqlite3.connect(other.folder / "data" / "online.db")) as database:
+        names = [name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
+        lost = [name for name in names if PACKED in name]
+        for name in lost:
+            database.execute(f'DROP TABLE "{name}"')
+    assert lost
+    done = other.call("rollout_steps:llmrec", arguments=["report", "--json"])
+    assert done["status"] == 0, done["output"]
+    printed = done["output"]
+    found = json.loads(printed[printed.index("{\n") : printed.rindex("}") + 1])
+    assert "Run `feast apply` in this repo" in values_of(found, PACKED)["problem"]
+    assert values_of(found, "item_tags")["problem"] == ""
 
 
 def test_the_time_of_a_report_is_utc(figures: dict[str, Any]) -> None:

@@ -24,6 +24,9 @@ def test_plugins_lists_the_shipped_plugin_and_what_it_declares(run):
     result = run("plugins", "--json")
     (minilm,) = [row for row in json.loads(result.output)["plugins"] if row["plugin"] == "minilm"]
     assert minilm["models"][0] == "all-minilm-l6-v2"
+    (line,) = [line for line in run("plugins").output.splitlines() if line.startswith("minilm ")]
+    assert f"all-minilm-l6-v2, all-minilm-l6-v2-int8 and {len(minilm['models']) - 2} more" in line
+    assert len(line) < 140
     assert "all-minilm-l6-v2-int8" in minilm["models"]
     assert minilm["package"].startswith("llmrec-plugin ")
     assert minilm["problems"] == []
