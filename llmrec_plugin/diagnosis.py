@@ -19,6 +19,8 @@ from llmrec_plugin.errors import ArtifactError, MissingExtraError, ProviderError
 from llmrec_plugin.manager import load_catalogue
 from llmrec_plugin.runtime.probing import unusable_providers
 from llmrec_plugin.runtime.providers import CPU, CUDA, choose_provider
+from llmrec_plugin.runtime.sealing import VARIABLE as CACHE_KEY
+from llmrec_plugin.runtime.sealing import Checksum, load_seal
 from llmrec_plugin.settings import load_settings
 from llmrec_plugin.staleness import PACKAGE, why_stale
 
@@ -126,6 +128,24 @@ def cache_folder() -> Found:
         )
 
 
+def other_caches() -> Found:
+    """Value caches that this environment does not use: in the clear beside an encrypted one, or of other keys."""
+    folder = load_settings().cache_folder
+    others = {path.name for path in folder.glob("values*.sqlite")} - {load_seal().file}
+    if Checksum.file in others:
+        yield (
+            "warning",
+            f"Values are encrypted ({CACHE_KEY}), and {folder / Checksum.file} still holds earlier ones in the clear.",
+            f"Stop the processes that use it and delete {Checksum.file}*; values are computed again when asked for.",
+        )
+    for name in sorted(others - {Checksum.file}):
+        yield (
+            "note",
+            f"{folder / name} is encrypted with another key than this environment's, and not read.",
+            f"If no process has that key any more, delete {name}*.",
+        )
+
+
 def plugins() -> Found:
     """Plugins, or hooks of theirs, that cannot be used."""
     for failure in load_catalogue(load_settings().disabled_plugins).failures:
@@ -164,6 +184,7 @@ _CHECKS: tuple[Callable[[], Found], ...] = (
     onnxruntime_packages,
     providers,
     cache_folder,
+    other_caches,
     plugins,
     exported_models,
 )

@@ -1,19 +1,17 @@
 """The value cache: (encoding fingerprint, hash of the assembled text) -> vector, on disk.
 
 One SQLite file in WAL mode, shared by batch, on-demand and historical runs of many processes and
-threads. A value carries a checksum over itself and its key; one that fails it is a miss, so a damaged file gives no
-text the value of another. The cache is an optimization and never
+threads. A value carries a checksum over itself and its key, or is encrypted (`llmrec_plugin.runtime.sealing`); one that
+fails it is a miss, so a damaged file gives no text the value of another. The cache is an optimization and never
 the only copy: when it cannot be written (read-only folder, full disk) a warning is logged and the work
 goes on; a file that is no database any more is moved aside and begun anew.
 """
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import sqlite3
 import time
-import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -24,6 +22,7 @@ import numpy as np
 
 from llmrec_plugin.errors import ErasureError
 from llmrec_plugin.runtime.database import BUSY_SECONDS, KEYS_PER_QUERY, Database
+from llmrec_plugin.runtime.sealing import Seal, load_seal
 
 logger = logging.getLogger(__name__)
 
@@ -115,10 +114,16 @@ class ValueCache:
     Args:
         folder: Folder of the cache file, created for this user only.
         max_bytes: Bound on the stored values; beyond it the least recently used are dropped.
+        seal: How entries are stored; default: as `load_seal` says.
+
+    Raises:
+        SettingsError: There is a key to encrypt with, and it is none.
+        MissingExtraError: There is one, and the package cryptography is not installed.
     """
 
-    def __init__(self, folder: Path, max_bytes: int) -> None:
-        self.path = folder / "values.sqlite"
+    def __init__(self, folder: Path, max_bytes: int, *, seal: Seal | None = None) -> None:
+        self.seal = seal or load_seal()
+        self.path = folder / self.seal.file
         self._max_bytes = max_bytes
         # A connection for each, so that a request that reads does not wait for a thread that writes.
         # A reader never waits for a writer.
@@ -135,7 +140,7 @@ class ValueCache:
 
     def get_bytes(self, fingerprint: str, texts: Sequence[str]) -> dict[str, bytes]:
         """The cached values of those `texts` that have one, as they were put."""
-        by_key = {_key(fingerprint, text): text for text in texts}
+        by_key = {self.seal.name(fingerprint, text): text for text in texts}
         found: dict[str, bytes] = {}
         stale: list[bytes] = []
         damaged = 0
@@ -147,7 +152,7 @@ class ValueCache:
                 marks = ",".join("?" * len(some))
                 query = f"SELECT key, value, used FROM entries WHERE key IN ({marks})"  # noqa: S608 - only "?" marks
                 for key, value, used in connection.execute(query, some):
-                    data = checked(key, value)
+                    data = self.seal.open(key, value)
                     if data is None:
                         damaged += 1
                         continue
@@ -162,7 +167,7 @@ class ValueCache:
 
     def known(self, fingerprint: str, texts: Sequence[str]) -> set[str]:
         """Those `texts` that have a cached vector; no vector is read, and none counts as used."""
-        by_key = {_key(fingerprint, text): text for text in texts}
+        by_key = {self.seal.name(fingerprint, text): text for text in texts}
         found: set[str] = set()
         with self._guard("read"), self._connect("read") as connection:
             keys = list(by_key)
@@ -180,8 +185,8 @@ class ValueCache:
     def put_bytes(self, fingerprint: str, values: Mapping[str, bytes]) -> None:
         """Stores the values of texts, all or none; they are on disk when this returns."""
         now = int(time.time())
-        keyed = {_key(fingerprint, text): data for text, data in values.items()}
-        rows = [(key, fingerprint, _with_checksum(key, data), now) for key, data in keyed.items()]
+        keyed = {self.seal.name(fingerprint, text): data for text, data in values.items()}
+        rows = [(key, fingerprint, self.seal.seal(key, data), now) for key, data in keyed.items()]
         rows.sort()  # keys that lie side by side are written side by side
         with self._guard("write"), self._connect("write") as connection, connection:
             connection.execute("BEGIN IMMEDIATE")
@@ -206,7 +211,7 @@ class ValueCache:
             with self._databases["write"].erasing() as connection:
                 if texts is None:
                     return connection.execute("DELETE FROM entries WHERE fingerprint = ?", (fingerprint,)).rowcount
-                keys = [(_key(fingerprint, text),) for text in texts]
+                keys = [(self.seal.name(fingerprint, text),) for text in texts]
                 return connection.executemany("DELETE FROM entries WHERE key = ?", keys).rowcount
         except (sqlite3.Error, OSError) as exc:
             raise ErasureError(
@@ -300,21 +305,3 @@ def _without_waiting(connection: sqlite3.Connection) -> Iterator[None]:
             raise
     finally:
         connection.execute(f"PRAGMA busy_timeout = {int(BUSY_SECONDS * 1000)}")
-
-
-def _key(fingerprint: str, text: str) -> bytes:
-    return hashlib.sha256(f"{fingerprint}\n{text}".encode("utf-8", "surrogatepass")).digest()
-
-
-def _with_checksum(key: bytes, data: bytes) -> bytes:
-    return _checksum(key, data) + data
-
-
-def checked(key: bytes, value: bytes) -> bytes | None:
-    """What was put under the key; None if it is damaged, or belongs to another."""
-    checksum, data = value[:4], value[4:]
-    return data if _checksum(key, data) == checksum else None
-
-
-def _checksum(key: bytes, data: bytes) -> bytes:
-    return zlib.crc32(data, zlib.crc32(key)).to_bytes(4, "little")

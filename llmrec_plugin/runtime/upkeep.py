@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from llmrec_plugin.artifacts import ArtifactStore
 from llmrec_plugin.binding import Bound, BoundColumn, BoundTokens, cached_parts
 from llmrec_plugin.errors import ArtifactError, CacheError
-from llmrec_plugin.runtime.cache import ValueCache, checked
+from llmrec_plugin.runtime.cache import ValueCache
+from llmrec_plugin.runtime.sealing import Seal
 from llmrec_plugin.runtime.writer import Outcome
 
 _KEY_BYTES = 32
@@ -209,7 +210,7 @@ def verify(cache: ValueCache, known: Mapping[str, Fits | None] | None = None, *,
         for key, fingerprint, value in _entries(connection):
             entries += 1
             compared += fingerprint in forms
-            reason = _what_is_wrong(key, fingerprint, value, forms)
+            reason = _what_is_wrong(cache.seal, key, fingerprint, value, forms)
             if reason:
                 damaged.append(Damage(key=bytes(key).hex(), fingerprint=str(fingerprint), reason=reason))
                 removed += repair and _remove(connection, key, value)
@@ -227,10 +228,10 @@ def _entries(connection: sqlite3.Connection) -> Iterator[tuple[bytes, str, bytes
             yield key, fingerprint, value
 
 
-def _what_is_wrong(key: bytes, fingerprint: str, value: bytes, forms: Mapping[str, Fits]) -> str:
+def _what_is_wrong(seal: Seal, key: bytes, fingerprint: str, value: bytes, forms: Mapping[str, Fits]) -> str:
     if len(key) != _KEY_BYTES:
         return f"the key has {len(key)} bytes, expected {_KEY_BYTES}"
-    data = checked(key, value)
+    data = seal.open(key, value)
     if data is None:
         return "the checksum differs"
     fits = forms.get(fingerprint)

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from llmrec_plugin.runtime import cache as module
 from llmrec_plugin.runtime.cache import RunReport, ValueCache
+from llmrec_plugin.runtime.sealing import Checksum, Encryption
 
 HOUR = 3600
 BYTES = 4 + 8 * 4  # of one value: checksum and eight float32
@@ -139,7 +140,8 @@ def test_every_file_is_for_this_user_only_where_the_folder_is_not(tmp_path):
 @given(st.lists(st.tuples(st.text(), st.text(st.characters(codec=None))), unique=True, max_size=20))
 def test_different_texts_and_fingerprints_have_different_keys(pairs):
     fingerprints = {(fingerprint.replace("\n", ""), text) for fingerprint, text in pairs}
-    assert len({module._key(*pair) for pair in fingerprints}) == len(fingerprints)
+    for seal in (Checksum(), Encryption(bytes(range(32)))):
+        assert len({seal.name(*pair) for pair in fingerprints}) == len(fingerprints)
 
 
 # --- damage

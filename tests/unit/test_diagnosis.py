@@ -183,6 +183,19 @@ def test_a_cache_that_cannot_be_written(monkeypatch):
     assert found("cache_folder")[0].level == "error"
 
 
+def test_caches_that_this_environment_does_not_use(monkeypatch, tmp_path):
+    pytest.importorskip("cryptography", reason="needs the extra 'encryption'")
+    monkeypatch.setenv("LLMREC_CACHE", str(tmp_path))
+    (tmp_path / "values.sqlite").touch()
+    (tmp_path / "values-0123456789abcdef.sqlite").touch()
+    (note,) = found("other_caches")
+    assert (note.level, "values-0123456789abcdef.sqlite" in note.found) == ("note", True)
+    monkeypatch.setenv("LLMREC_CACHE_KEY", bytes(range(32)).hex())
+    warning, note = found("other_caches")
+    assert (warning.level, note.level) == ("warning", "note")
+    assert "in the clear" in warning.found
+
+
 def test_a_plugin_that_is_broken(monkeypatch):
     failure = PluginFailure(ME, "import", "ImportError: no such module")
     monkeypatch.setattr(diagnosis, "load_catalogue", lambda disabled: Catalogue(failures=(failure,)))

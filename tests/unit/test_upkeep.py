@@ -166,7 +166,7 @@ def test_a_file_whose_structure_is_damaged_is_told(cache):
 
 
 def test_a_value_that_was_computed_again_meanwhile_stays(cache):
-    key = module._key(OLD, "one")
+    key = cache.seal.name(OLD, "one")
     with cache.connect() as connection:
         assert not upkeep._remove(connection, key, b"what it was before")
     assert left(cache)[OLD] == 3

@@ -29,6 +29,7 @@ KEYS = {
     "LLMREC_OPENAI_KEY": "sk-planted-openai-4712",
     "LLMREC_OPENAI_EXTRA": '{"secret_field": "planted-extra-4713"}',
     "LLMREC_NOISE_KEY": "4714" * 16,
+    "LLMREC_CACHE_KEY": bytes(range(47, 79)).hex(),
 }
 CLOSED = "http://127.0.0.1:9"  # the discard port; nobody listens
 
