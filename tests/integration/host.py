@@ -6,8 +6,10 @@ import compileall
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -87,6 +89,16 @@ class Processes:
         finished.succeeded()
         return json.loads(answer.read_text())
 
+    def start(self, *arguments: str, folder: Path, environ: dict[str, str], log: Path) -> Started:
+        """The ``feast`` command line, begun and not waited for."""
+        request = _request("feast", list(arguments), folder, environ, log=log, answer=log, detached=True)
+        return Started(self, int(self._ask(request)))
+
+    def poll(self, process: int) -> int | None:
+        """The exit status of a started process; None while it runs."""
+        answer = self._ask({"poll": process})
+        return None if answer is None else int(answer)
+
     def close(self) -> None:
         if self._server is not None:
             self._server.communicate()  # closes stdin, which ends it
@@ -96,23 +108,14 @@ class Processes:
     ) -> tuple[Finished, Path]:
         self._count += 1
         log, answer = (self._folder / f"{self._count}.{kind}" for kind in ("log", "json"))
-        request = json.dumps(
-            {
-                "target": target,
-                "arguments": arguments,
-                "environ": clean_environment() | environ,
-                "folder": str(folder),
-                "paths": [str(path) for path in paths],
-                "log": str(log),
-                "answer": str(answer),
-                "seconds": self._seconds,
-            }
+        request = _request(
+            target, arguments, folder, environ, log=log, answer=answer, paths=paths, seconds=self._seconds
         )
-        status = self._run_fresh(request, log) if fresh else self._run_forked(request)
+        status = self._run_fresh(request, log) if fresh else int(self._ask(request))
         return Finished(status, log.read_text(errors="replace")), answer
 
-    def _run_fresh(self, request: str, log: Path) -> int:
-        command = [sys.executable, str(HERE / "processes.py"), "--once", request]
+    def _run_fresh(self, request: dict[str, Any], log: Path) -> int:
+        command = [sys.executable, str(HERE / "processes.py"), "--once", json.dumps(request)]
         with log.open("wb") as stream:
             return subprocess.run(
                 command,
@@ -123,7 +126,8 @@ class Processes:
                 timeout=self._seconds,
             ).returncode
 
-    def _run_forked(self, request: str) -> int:
+    def _ask(self, request: dict[str, Any]) -> Any:
+        """The answer of the process that forks."""
         if self._server is None:
             for folder in (PACKAGE, HERE):  # else every step compiles them anew where no bytecode may be written
                 compileall.compile_dir(folder, quiet=2)
@@ -136,9 +140,48 @@ class Processes:
             )
         assert self._server.stdin is not None
         assert self._server.stdout is not None
-        self._server.stdin.write(request + "\n")
+        self._server.stdin.write(json.dumps(request) + "\n")
         self._server.stdin.flush()
-        return int(self._server.stdout.readline())
+        return json.loads(self._server.stdout.readline())
+
+
+@dataclass(frozen=True)
+class Started:
+    """A process that was forked and goes on; what `subprocess.Popen` offers to end one."""
+
+    processes: Processes
+    pid: int
+
+    def poll(self) -> int | None:
+        return self.processes.poll(self.pid)
+
+    def terminate(self) -> None:
+        os.kill(self.pid, signal.SIGTERM)
+
+    def kill(self) -> None:
+        os.killpg(self.pid, signal.SIGKILL)
+
+    def wait(self, timeout: float = SECONDS) -> int:
+        deadline = time.monotonic() + timeout
+        while (status := self.poll()) is None:
+            if time.monotonic() > deadline:
+                raise subprocess.TimeoutExpired(str(self.pid), timeout)
+            time.sleep(0.02)
+        return status
+
+
+def _request(
+    target: str, arguments: Any, folder: Path, environ: dict[str, str], *, paths: Iterable[Path] = (), **others: Any
+) -> dict[str, Any]:
+    """What `processes.py` reads."""
+    return {
+        "target": target,
+        "arguments": arguments,
+        "environ": clean_environment() | environ,
+        "folder": str(folder),
+        "paths": [str(path) for path in paths],
+        **{name: str(value) if isinstance(value, Path) else value for name, value in others.items()},
+    }
 
 
 def clean_environment() -> dict[str, str]:

@@ -8,7 +8,8 @@ model, cache or registry of another one.
 What is named on the command line is imported beforehand, too: tests that start many processes of ours save the
 time. Requests are lines of JSON on stdin, answers lines of JSON on stdout. A request names a function of this
 folder (``"steps:read_online"``) or the command line (``"feast"``), its arguments, the environment, the
-working folder, and the files for what is printed and what is answered.
+working folder, and the files for what is printed and what is answered. A request with ``"detached"`` is answered
+with the child's id as soon as it runs, and one with ``"poll"`` with the exit status of such a child, if it has ended.
 
 ``python processes.py --once '<request>'`` does the same in an interpreter of its own, without forking.
 """
@@ -84,10 +85,16 @@ def serve(preimport: list[str]) -> None:
     assert preimport or not [name for name in sys.modules if name.startswith("llmrec_plugin")]
     for line in sys.stdin:
         request = json.loads(line)
-        child = os.fork()
-        if child == 0:
-            _run_child(request)
-        print(json.dumps(_wait(child, request["seconds"])), flush=True)
+        answer: int | None
+        if "poll" in request:
+            done, status = os.waitpid(request["poll"], os.WNOHANG)
+            answer = os.waitstatus_to_exitcode(status) if done else None
+        else:
+            child = os.fork()
+            if child == 0:
+                _run_child(request)
+            answer = child if request.get("detached") else _wait(child, request["seconds"])
+        print(json.dumps(answer), flush=True)
 
 
 def _run_child(request: dict[str, Any]) -> None:

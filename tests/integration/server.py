@@ -13,21 +13,25 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from integration.host import Repo, clean_environment
+from integration.host import Repo, Started, clean_environment
 
 STARTED_WITHIN_SECONDS = 90
 
 
 class Server:
-    """A `feast serve` process and its address."""
+    """A `feast serve` process and its address; forked from one that has Feast, or `fresh`, as a user starts it."""
 
-    def __init__(self, repo: Repo, log: Path, workers: int = 1) -> None:
+    def __init__(self, repo: Repo, log: Path, workers: int = 1, fresh: bool = False) -> None:
         with closing(socket.socket()) as probe:
             probe.bind(("127.0.0.1", 0))
             self.port = probe.getsockname()[1]
         self.repo, self._log = repo, log
         command = ["serve", "--host", "127.0.0.1", "--port", str(self.port), "--max-requests", "0"]
         command += ["--workers", str(workers)]
+        self._process: subprocess.Popen[bytes] | Started
+        if not fresh:
+            self._process = repo.processes.start(*command, folder=repo.folder, environ=repo.environ, log=log)
+            return
         with log.open("wb") as stream:
             self._process = subprocess.Popen(
                 [Path(sys.executable).with_name("feast"), *command],
