@@ -16,11 +16,13 @@ class Proxy:
     Attributes:
         port: Where it listens, on 127.0.0.1.
         delay: Seconds that every piece of an answer is held back.
-        room: Bytes that clients may still send; with none left all connections break, and new ones are refused.
+        sent: Bytes that clients have sent.
+        room: How many they may send; then all connections break, and new ones are refused.
     """
 
     def __init__(self, target: int) -> None:
         self.delay = 0.0
+        self.sent = 0
         self.room: float = float("inf")
         self._target = target
         self._sockets: list[socket.socket] = []
@@ -29,11 +31,8 @@ class Proxy:
 
     def cut(self) -> None:
         """Breaks all connections and refuses new ones, as a machine whose server has died."""
-        self._listener.close()
-        for end in self._sockets:
-            with contextlib.suppress(OSError):
-                end.shutdown(socket.SHUT_RDWR)
-            end.close()
+        for end in (self._listener, *self._sockets):
+            _close(end)
         self._sockets = []
 
     def mend(self) -> None:
@@ -73,11 +72,16 @@ class Proxy:
                 if answers:
                     time.sleep(self.delay)
                 else:
-                    self.room -= len(piece)
-                    if self.room < 0:
+                    self.sent += len(piece)
+                    if self.sent > self.room:
                         self.cut()
                         return
                 end.sendall(piece)
         for one in (start, end):
-            with contextlib.suppress(OSError):
-                one.shutdown(socket.SHUT_RDWR)
+            _close(one)
+
+
+def _close(end: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        end.shutdown(socket.SHUT_RDWR)  # wakes the thread that waits for it
+    end.close()
