@@ -152,6 +152,15 @@ def test_of_values_written_out_of_order_redis_keeps_the_newest_and_others_the_la
     assert new_repo("times", online_store=online_store(store)).call("store_steps:write_out_of_order") == kept
 
 
+@pytest.mark.parametrize("conn_type", ["singleton", "pool"])
+def test_connections_that_postgres_closed_are_replaced_and_none_is_lost(
+    new_repo: Callable[..., Repo], online_store: Any, conn_type: str
+) -> None:
+    repo = new_repo("hung_up", online_store={**online_store("our postgres"), "conn_type": conn_type, "max_conn": 2})
+    found = repo.call("store_steps:read_after_the_server_hung_up", times=4)
+    assert found == ["title of ('here',)"] * 8
+
+
 def test_a_store_needs_its_own_client_alone(new_repo: Callable[..., Repo]) -> None:
     clients = {
         "llmrec_plugin.feast": [],

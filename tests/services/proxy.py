@@ -16,14 +16,12 @@ class Proxy:
     Attributes:
         port: Where it listens, on 127.0.0.1.
         delay: Seconds that every piece of an answer is held back.
-        sent: Bytes that clients have sent.
-        room: How many they may send; then all connections break, and new ones are refused.
+        fatal: When a client sends any of these, all connections break, and new ones are refused.
     """
 
     def __init__(self, target: int) -> None:
         self.delay = 0.0
-        self.sent = 0
-        self.room: float = float("inf")
+        self.fatal: tuple[bytes, ...] = ()
         self._target = target
         self._sockets: list[socket.socket] = []
         self._listener = self._listen(0)
@@ -37,7 +35,7 @@ class Proxy:
 
     def mend(self) -> None:
         """Accepts connections again, on the same port."""
-        self.room = float("inf")
+        self.fatal = ()
         self._listener = self._listen(self.port)
 
     @contextmanager
@@ -71,11 +69,9 @@ class Proxy:
             while piece := start.recv(65536):
                 if answers:
                     time.sleep(self.delay)
-                else:
-                    self.sent += len(piece)
-                    if self.sent > self.room:
-                        self.cut()
-                        return
+                elif any(word in piece for word in self.fatal):
+                    self.cut()
+                    return
                 end.sendall(piece)
         for one in (start, end):
             _close(one)
