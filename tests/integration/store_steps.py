@@ -279,7 +279,7 @@ def read_after_the_server_hung_up(times: int) -> list[str | None]:
     table = Table("hung_up")
     table.write({("here",): [1, 0, 0, 0]})
     hang_up = "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE datname = %s AND pid <> %s"
-    found = []
+    found: list[str | None] = []
 
     def read() -> None:
         [(_, values)] = table.online.online_read(table.config, table.view, [table.key("here")], ["title"])

@@ -131,9 +131,9 @@ def test_a_store_that_goes_away_is_an_error_and_needs_no_restart_of_the_server(
         assert _stored(server) == right
     service.server.crash()
     try:
-        for features in ([STORED], [SCORE], [STORED, QUERY]):
+        for features, columns in (([STORED], {}), ([SCORE], query), ([STORED, QUERY], query)):
             asked = time.monotonic()
-            status, body = server.ask(features, item=SOME[:1], **query)
+            status, body = server.ask(features, item=SOME[:1], **columns)
             assert status == 500
             assert str(service.proxy.port) in body or "closed" in body  # it says who is gone
             assert time.monotonic() - asked < 20
@@ -189,6 +189,7 @@ def test_a_worker_killed_in_mid_request_breaks_that_request_alone_and_is_replace
 ) -> None:
     query = {"query": ["red web"]}
     answer = server.columns([QUERY], **query)
+    right = _right(repo, SOME)
     held = "held by one that is killed"
     spy.close_gate()
     with ThreadPoolExecutor(1) as pool:
@@ -199,9 +200,13 @@ def test_a_worker_killed_in_mid_request_breaks_that_request_alone_and_is_replace
         with pytest.raises((ConnectionError, http.client.HTTPException)):
             request.result()
     spy.open_gate()
-    while len(spy.lines("warm")) < 3:  # the other one goes on, and a third one takes the place
+
+    def is_replaced_while_the_other_goes_on() -> bool:
         assert server.columns([QUERY], **query) == answer
-        assert _stored(server) == _right(repo, SOME)
+        assert _stored(server) == right
+        return len(spy.lines("warm")) == 3
+
+    until(is_replaced_while_the_other_goes_on)
     [value] = repo.encode([held])
     for _ in range(4):
         assert server.columns([QUERY], query=[held])["query_embedding"] == [pytest.approx(value, abs=1e-6)]
