@@ -26,7 +26,8 @@ pytestmark = pytest.mark.feast
 
 STORED = "item_text_embedding:item_text_embedding"
 SCORE = "query_item_similarity:query_item_similarity"
-MATERIALIZE = ("materialize", "2025-01-01", "2026-03-01", "--views", "item_text_embedding")
+VIEW = ("--views", "item_text_embedding")
+MATERIALIZE = ("materialize", "2025-01-01", "2026-03-01", *VIEW)
 AT = datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC)
 CHUNK = 16
 TITLES = {f"i{number}": f"{WORDS[number % 16]} {WORDS[16 + number // 16]}" for number in range(4 * CHUNK)}
@@ -145,7 +146,7 @@ def test_a_store_that_goes_away_is_an_error_and_needs_no_restart_of_the_server(
         found = _stored(server)
         assert found in (right, [None] * len(SOME))
     if found != right:  # Redis has forgotten; the values are in the cache
-        assert "no longer in the online store" in repo.feast(*MATERIALIZE)
+        assert "no longer in the online store" in repo.feast("materialize-incremental", "2026-04-01", *VIEW)
         assert repo.runs()[-1].computed == 0
     for _ in range(4):
         assert _stored(server) == right

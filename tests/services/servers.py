@@ -32,6 +32,8 @@ class Server:
         port: Where it listens, on 127.0.0.1.
     """
 
+    _deadly = signal.SIGKILL
+
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         with closing(socket.socket()) as probe:
@@ -47,7 +49,7 @@ class Server:
 
     def crash(self) -> None:
         """Ends it without letting it finish anything."""
-        self._end(signal.SIGQUIT)  # killed, PostgreSQL would leave processes that keep it from being started again
+        self._end(self._deadly)
 
     def restart(self) -> None:
         """Starts it again on the same port, after `stop` or `crash`."""
@@ -93,6 +95,8 @@ class Redis(Server):
 
 class PostgreSQL(Server):
     """A PostgreSQL server with a database `feast`, whose owner is `feast`; pgvector is there to be created."""
+
+    _deadly = signal.SIGQUIT  # after SIGKILL it would leave processes that keep it from being started again
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
