@@ -220,10 +220,10 @@ def count_lost(job: Job) -> int:
     if not keys:
         return 0
     stored = job.online_store.online_read(job.config, job.view, entity_keys(job.view, keys), [job.bound.feature.name])
-    return sum(_is_missing(*row) for row in stored)
+    return sum(is_missing(*row) for row in stored)
 
 
-def _is_missing(at: datetime | None, values: dict[str, Value] | None) -> bool:
+def is_missing(at: datetime | None, values: dict[str, Value] | None) -> bool:
     """Whether a store has no such row; Feast's Redis store says so by nulls of 1970."""
     return values is None or (at == _EPOCH and not any(value.WhichOneof("val") for value in values.values()))
 
