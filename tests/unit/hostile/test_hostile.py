@@ -16,7 +16,7 @@ import samples
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from benchmarks import hostile
+from benchmarks import fuzz, hostile
 from llmrec_plugin import (
     Choice,
     Decoding,
@@ -310,3 +310,16 @@ def test_a_damaged_cache_file_gives_right_values_or_none(cache_file, tmp_path_fa
         cache.runs()
     finally:
         cache.close()
+
+
+# --- the fuzzer's targets, without the fuzzer
+
+
+@pytest.mark.parametrize("name", fuzz.TARGETS)
+def test_a_target_of_the_fuzzer_takes_its_seeds_and_parts_of_them(tmp_path, name):
+    check = fuzz.TARGETS[name].check(tmp_path)
+    seeds = list(fuzz.TARGETS[name].seeds())
+    assert seeds
+    for seed in seeds:
+        for part in (seed, seed[: len(seed) // 2], seed[1:], seed[::-1], b""):
+            check(part)
