@@ -64,7 +64,11 @@ def _prompt_file_seeds() -> Iterable[bytes]:
 
     folder = files("llmrec_plugin.systems.kar") / "prompts"
     yield from (file.read_bytes() for file in folder.iterdir() if file.name.endswith(".md"))
-    yield b"---\nname: p\nversion: 1\nslots:\n  title: {max_tokens: 8}\n---\n# System\nBe brief.\n# User\n{{title}}\n"
+    header = b"---\nprompt: p\nversion: 1\nslots:\n  title: {max_tokens: 8}\n"
+    yield header + b"---\n[system]\nBe brief.\n[user]\n{{title}}\n"
+    yield (
+        header + b"  past: {type: list, required: no}\n  day: !!timestamp 2001-02-03\n---\n[user]\n{{title}} {{past}}\n"
+    )
 
 
 def _rendering(folder: Path) -> Check:

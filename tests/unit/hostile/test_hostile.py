@@ -243,8 +243,13 @@ def test_a_declaration_from_a_registry_is_read_or_refused(data):
 @given(st.binary(max_size=80) | TEXTS.map(lambda text: text.encode("utf-8", "surrogatepass")))
 @example(b"---\nname: &a [*a]\n---\n# User\n{{title}}")
 def test_any_prompt_file_is_read_or_refused(content):
-    text = "---\nname: p\nversion: 1\n---\n" + content.decode("utf-8", "replace")
-    for whole in (text, content.decode("latin-1")):
+    header = "---\nprompt: p\nversion: 1\nslots:\n  title: {max_tokens: 8}\n"
+    mark, text = content.decode("latin-1"), content.decode("utf-8", "replace")
+    for whole in (
+        f"{header}---\n[user]\n{{{{title}}}} {text}",
+        f"{header}  other: {mark}\n---\n[user]\n{{{{title}}}}",
+        mark,
+    ):
         with contextlib.suppress(DeclarationError):
             parse_prompt(whole, "p.md")
 
