@@ -129,7 +129,10 @@ def _header(text: str, where: _Place) -> tuple[dict[str, Any], dict[str, int]]:
     """The header, and the line of each of its names and slots."""
     import yaml  # here: a process that serves rebuilds prompts from JSON and needs none of it
 
-    loader = yaml.SafeLoader(text)
+    try:
+        loader = yaml.SafeLoader(text)
+    except yaml.YAMLError as exc:  # a control character
+        where.refuse(2, f"the header is no YAML: {exc}", exc)
     try:
         root = loader.get_single_node()
         if not isinstance(root, yaml.MappingNode):
@@ -155,7 +158,10 @@ def _header(text: str, where: _Place) -> tuple[dict[str, Any], dict[str, int]]:
     except yaml.MarkedYAMLError as exc:
         line = exc.problem_mark.line + 2 if exc.problem_mark else 2
         where.refuse(line, f"the header is no YAML: {exc.problem}", exc)
-    except yaml.YAMLError as exc:
+    except DeclarationError:
+        raise
+    except (yaml.YAMLError, ValueError, LookupError, AttributeError, RecursionError) as exc:
+        # PyYAML raises these of a date without such a day, of '!!int +', '!!bool x', '!!timestamp x', lists in lists.
         where.refuse(2, f"the header is no YAML: {exc}", exc)
     finally:
         loader.dispose()

@@ -7,6 +7,7 @@ import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -17,6 +18,7 @@ from feast.data_format import ParquetFormat
 from feast.infra.offline_stores.offline_store import OfflineStore
 from feast.infra.online_stores.online_store import OnlineStore
 from feast.protos.feast.types.EntityKey_pb2 import EntityKey
+from feast.protos.feast.types.Value_pb2 import Value
 from feast.repo_config import RepoConfig
 from feast.type_map import python_values_to_proto_values
 from filelock import FileLock, Timeout
@@ -37,6 +39,7 @@ State: TypeAlias = Literal["new", "changed", "unchanged", "superseded"]
 Written: TypeAlias = Callable[[Sequence[Key]], Mapping[Key, Entry]]
 
 _SAMPLED_KEYS = 16
+_EPOCH = datetime.fromtimestamp(0, UTC)
 
 
 def is_ours(view: object) -> bool:
@@ -217,7 +220,12 @@ def count_lost(job: Job) -> int:
     if not keys:
         return 0
     stored = job.online_store.online_read(job.config, job.view, entity_keys(job.view, keys), [job.bound.feature.name])
-    return sum(values is None for _, values in stored)
+    return sum(is_missing(*row) for row in stored)
+
+
+def is_missing(at: datetime | None, values: dict[str, Value] | None) -> bool:
+    """Whether a store has no such row; Feast's Redis store says so by nulls of 1970."""
+    return values is None or (at == _EPOCH and not any(value.WhichOneof("val") for value in values.values()))
 
 
 def entity_keys(view: FeatureView, keys: Sequence[Key]) -> list[EntityKey]:

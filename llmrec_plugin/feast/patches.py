@@ -17,6 +17,7 @@ our views.
     J  a registry file can be read half written                             infra/registry/file.py:41
     K  on-demand views and feature services read the table of version 0     batch_feature_view.py:165
     L  a switch between two look-ups mixes versions in one request          utils.py:1395; infra/registry/sql.py:1519
+    M  a server whose registry was away once does not look at it again      feature_server.py:605
 
 (F, reads refused while materializing, is a setting: ``registry.serve_features_while_materializing: true``. Feast 0.66
 does not have it.)
@@ -30,6 +31,7 @@ import importlib.util
 import json
 import logging
 import os
+import threading
 import warnings
 from collections.abc import Iterable, Iterator
 from datetime import datetime
@@ -102,9 +104,14 @@ def apply_patches() -> None:
     _wrap(BaseRegistry, "deserialize_registry_values", _deserialize_registry_values, static=True)
     _wrap(FeatureStore, "_apply_diffs", _apply_diffs)
     _wrap(FeatureStore, "apply", _apply)
+    _wrap(FeatureStore, "refresh_registry", _refresh_registry)
     for registry in _registries():
         _wrap(registry, "apply_feature_view", _apply_feature_view)
         _wrap(registry, "apply_materialization", _apply_materialization)
+    if importlib.util.find_spec("feast.vector_store_utils"):  # since Feast 0.67
+        from feast.vector_store_utils import VectorStoreRegistry
+
+        _wrap(VectorStoreRegistry, "refresh", _refresh_registry)
     _wrap(BatchFeatureView, "__copy__", _copy_view)
     _wrap(FileRegistryStore, "_write_registry", _write_registry)
     _wrap(utils, "_group_feature_refs", _group_feature_refs)
@@ -225,6 +232,16 @@ def _apply(original: Any, store: FeatureStore, objects: Any, *args: Any, **kwarg
         result = original(store, objects, *args, **kwargs)
     _after_apply(store, [(known.get(getattr(item, "name", "")), item) for item in objects])
     return result
+
+
+def _refresh_registry(original: Any, owner: Any, *args: Any, **kwargs: Any) -> None:
+    """M: the server sets its next timer after this, so an error in the timer's thread would be the last refresh."""
+    try:
+        original(owner, *args, **kwargs)
+    except Exception as exc:
+        if not isinstance(threading.current_thread(), threading.Timer):
+            raise
+        logger.warning("The registry cannot be read (%s: %s); what was read before is served.", type(exc).__name__, exc)
 
 
 def _check_versions(store: FeatureStore, objects: Iterable[Any]) -> None:

@@ -14,6 +14,7 @@ no index of pgvector can serve.
 from __future__ import annotations
 
 import contextlib
+import selectors
 import threading
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal
@@ -35,7 +36,8 @@ try:
         PostgreSQLOnlineStore,
         PostgreSQLOnlineStoreConfig,
     )
-    from psycopg import Connection, sql
+    from feast.infra.utils.postgres.connection_utils import _get_conn, _get_connection_pool
+    from psycopg import Connection, OperationalError, sql
 except ModuleNotFoundError as exc:
     raise MissingExtraError("psycopg", "postgres", "An online store in PostgreSQL") from exc
 
@@ -66,24 +68,48 @@ class LLMRecPostgreSQLOnlineStoreConfig(PostgreSQLOnlineStoreConfig):
 class LLMRecPostgreSQLOnlineStore(VectorSearch, PostgreSQLOnlineStore):
     """PostgreSQL with pgvector; of each view's table an index of its vectors, if the settings say so."""
 
+    _conn: Any
+    _conn_pool: Any
+
     def __init__(self) -> None:
         super().__init__()
         self._lock = threading.RLock()
 
     @contextlib.contextmanager
     def _get_conn(self, config: RepoConfig, autocommit: bool = False) -> Iterator[Connection]:
-        # Feast's threads share one connection unless conn_type is pool, and disturb each other's transactions. And
-        # after an error Feast leaves the connection in its failed transaction, or takes it from the pool for good.
-        shared = config.online_store.conn_type != ConnectionType.pool
-        error = None
-        with self._lock if shared else contextlib.nullcontext(), super()._get_conn(config, autocommit) as connection:
+        # After an error Feast leaves the connection in its failed transaction, or takes it from the pool for good; and
+        # one that the server has closed it uses for ever.
+        pooled = config.online_store.conn_type == ConnectionType.pool
+        with self._from_pool(config) if pooled else self._shared(config) as connection:
+            connection.set_autocommit(autocommit)
             try:
                 yield connection
-            except Exception as exc:
-                connection.rollback()
-                error = exc
-        if error is not None:
-            raise error
+            except Exception:
+                if not connection.closed:
+                    connection.rollback()
+                raise
+
+    @contextlib.contextmanager
+    def _shared(self, config: RepoConfig) -> Iterator[Connection]:
+        with self._lock:  # Feast's threads disturb each other's transactions
+            if self._conn is None or _is_lost(self._conn):
+                self._conn = _get_conn(config.online_store)
+            yield self._conn
+
+    @contextlib.contextmanager
+    def _from_pool(self, config: RepoConfig) -> Iterator[Connection]:
+        with self._lock:
+            if self._conn_pool is None:
+                self._conn_pool = _get_connection_pool(config.online_store)
+                self._conn_pool.open()
+        connection = self._conn_pool.getconn()
+        while _is_lost(connection):
+            self._conn_pool.putconn(connection)  # which replaces it
+            connection = self._conn_pool.getconn()
+        try:
+            yield connection
+        finally:
+            self._conn_pool.putconn(connection)
 
     def update(
         self,
@@ -143,6 +169,18 @@ class LLMRecPostgreSQLOnlineStore(VectorSearch, PostgreSQLOnlineStore):
             rows: list[Any] = cursor.fetchall()
         # A vector without direction has no cosine; pgvector says NaN.
         return [(bytes(key), distance) for key, distance in rows if distance == distance]
+
+
+def _is_lost(connection: Connection) -> bool:
+    """Whether the server is gone: then an idle connection has something to read, its end. Asks the server nothing."""
+    try:
+        with selectors.DefaultSelector() as selector:
+            selector.register(connection.fileno(), selectors.EVENT_READ)
+            while selector.select(timeout=0):
+                connection.pgconn.consume_input()  # the server's last words, then its end
+    except OperationalError:
+        connection.close()
+    return connection.closed
 
 
 def _table(config: RepoConfig, table: FeatureView) -> str:

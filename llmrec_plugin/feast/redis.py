@@ -15,13 +15,14 @@ import math
 import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 from feast import FeatureView, Field, RepoConfig
 from feast.errors import FeastExtrasDependencyImportError
 from feast.infra.online_stores.helpers import _mmh3, _redis_key, _redis_key_prefix, compute_versioned_name
 from feast.infra.supported_async_methods import SupportedAsyncMethods
 from feast.protos.feast.types.EntityKey_pb2 import EntityKey
+from pydantic import Field as Setting
 
 from llmrec_plugin.errors import MissingExtraError
 from llmrec_plugin.feast.vectors import ExactSearch, decode
@@ -30,6 +31,8 @@ from llmrec_plugin.pipeline.nearest import Block
 
 try:
     from feast.infra.online_stores.redis import RedisOnlineStore, RedisOnlineStoreConfig
+    from redis.backoff import FullJitterBackoff
+    from redis.retry import Retry
 except FeastExtrasDependencyImportError as exc:
     raise MissingExtraError("redis", "redis", "An online store in Redis") from exc
 
@@ -37,7 +40,7 @@ KEYS_AT_ONCE = 1000
 
 
 class LLMRecRedisOnlineStoreConfig(RedisOnlineStoreConfig):
-    """The settings of ``type: redis`` and one more."""
+    """The settings of ``type: redis`` and two more."""
 
     type: Literal["llmrec_plugin.feast.redis.LLMRecRedisOnlineStore"] = (  # type: ignore[assignment]
         "llmrec_plugin.feast.redis.LLMRecRedisOnlineStore"
@@ -45,6 +48,8 @@ class LLMRecRedisOnlineStoreConfig(RedisOnlineStoreConfig):
     vectors_kept_seconds: float = 0
     """How long a process searches the vectors that it has read. With 0 it reads the view's vectors for every query;
     with more a search may miss what was written in the meantime."""
+    retries: int = Setting(2, ge=0)
+    """Further attempts at what failed because Redis was away or late, with pauses of at most 0.1 and 0.2 s."""
 
 
 class LLMRecRedisOnlineStore(ExactSearch, RedisOnlineStore):
@@ -53,7 +58,17 @@ class LLMRecRedisOnlineStore(ExactSearch, RedisOnlineStore):
     def __init__(self) -> None:
         super().__init__()
         self._kept: dict[tuple[str, str, str | None], tuple[float, list[Block]]] = {}
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
+
+    def _get_client(self, online_store_config: LLMRecRedisOnlineStoreConfig) -> Any:
+        # The client's own pauses, of seconds, hold a thread of the server each: with Redis away they would soon hold
+        # all of them, and requests that need no Redis would wait, too.
+        with self._lock:
+            is_new = self._client is None
+            client = super()._get_client(online_store_config)
+            if is_new:
+                client.set_retry(Retry(FullJitterBackoff(cap=1, base=0.05), online_store_config.retries))
+        return client
 
     @property
     def async_supported(self) -> SupportedAsyncMethods:

@@ -15,7 +15,7 @@ from feast.protos.feast.types.Value_pb2 import Value
 from llmrec_plugin.binding import BoundColumn
 from llmrec_plugin.errors import InputError, OnlineStoreError
 from llmrec_plugin.feast.completeness import KEYS_PER_READ
-from llmrec_plugin.feast.jobs import entity_keys, open_job
+from llmrec_plugin.feast.jobs import entity_keys, is_missing, open_job
 from llmrec_plugin.feast.training import TrainingSource
 from llmrec_plugin.pipeline.columns import is_number
 from llmrec_plugin.pipeline.packing import unpack
@@ -98,8 +98,8 @@ def read_stored(store: FeatureStore, view: FeatureView, keys: Sequence[Key]) -> 
                 f"The online store cannot be read for view {view.name!r} ({type(exc).__name__}: {exc}): expected it "
                 "to be reachable and to have the view. Run `feast apply` in this repo, then materialize."
             ) from exc
-        for _, row in read:
-            found.append(row is not None)
+        for at, row in read:
+            found.append(not is_missing(at, row))
             values.append(_plain(row.get(name)) if row else None)
             statuses.append(_plain(row.get(status)) if row and bound.feature.status else None)
     return Stored(list(keys), np.array(found, dtype=bool), _vectors(bound, values), statuses)

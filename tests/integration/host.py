@@ -10,10 +10,10 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -56,13 +56,14 @@ class Background:
         log: File of what it prints.
     """
 
-    def __init__(self, processes: Processes, number: int, log: Path, answer: Path) -> None:
-        self._processes, self._answer, self._status = processes, answer, None
+    def __init__(self, number: int, ended: Callable[[], int | None], log: Path, answer: Path) -> None:
+        self._ended, self._answer = ended, answer
+        self._status: int | None = None
         self.number, self.log = number, log
 
     def running(self) -> bool:
         if self._status is None:
-            self._status = self._processes.request({"status": self.number})
+            self._status = self._ended()
         return self._status is None
 
     def wait(self, seconds: float) -> bool:
@@ -131,12 +132,18 @@ class Processes:
         finished.succeeded()
         return json.loads(answer.read_text())
 
-    def start(self, target: str, arguments: Any, *, folder: Path, environ: dict[str, str]) -> Background:
+    def start(
+        self, target: str, arguments: Any, *, folder: Path, environ: dict[str, str], fresh: bool = False
+    ) -> Background:
         """Starts a function of this folder, or the ``feast`` command line, and does not wait for it."""
         request, log, answer = self._prepared(target, arguments, folder, environ, (), background=True)
+        if fresh:
+            with log.open("wb") as stream:
+                process = subprocess.Popen(_once(request), **_streams(stream), start_new_session=True)
+            return Background(process.pid, process.poll, log, answer)
         number = self.request(request)
         assert number is not None
-        return Background(self, number, log, answer)
+        return Background(number, lambda: self.request({"status": number}), log, answer)
 
     def request(self, request: dict[str, Any]) -> int | None:
         """The answer of the process that forks, see `processes.py`."""
@@ -188,16 +195,8 @@ class Processes:
         return request, log, answer
 
     def _run_fresh(self, request: dict[str, Any], log: Path) -> int:
-        command = [sys.executable, str(HERE / "processes.py"), "--once", json.dumps(request)]
         with log.open("wb") as stream:
-            return subprocess.run(
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=stream,
-                stderr=stream,
-                env=clean_environment(),
-                timeout=self._seconds,
-            ).returncode
+            return subprocess.run(_once(request), **_streams(stream), timeout=self._seconds).returncode
 
     def _started(self) -> subprocess.Popen[str]:
         for folder in (PACKAGE, HERE):  # else every step compiles them anew where no bytecode may be written
@@ -209,6 +208,15 @@ class Processes:
             text=True,
             env=clean_environment(),
         )
+
+
+def _once(request: dict[str, Any]) -> list[str]:
+    """The command of an interpreter of its own."""
+    return [sys.executable, str(HERE / "processes.py"), "--once", json.dumps(request)]
+
+
+def _streams(stream: BinaryIO) -> dict[str, Any]:
+    return {"stdin": subprocess.DEVNULL, "stdout": stream, "stderr": stream, "env": clean_environment()}
 
 
 def clean_environment() -> dict[str, str]:

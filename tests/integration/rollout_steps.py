@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import datetime
 import os
@@ -187,6 +188,34 @@ def look_up_during_a_switch(odfv: str) -> list[str]:
     store.registry.get_any_feature_view = look_up
     views, on_demand = utils._get_feature_views_to_use(store.registry, store.project, [f"{odfv}:{odfv}"], True)
     return [view.description for view in (*on_demand, *views)]
+
+
+def refreshes_after_one_that_failed(ours: bool) -> int:
+    """How often Feast's server reads its registry again after it could not, and nobody asks for a feature."""
+    from feast import feature_server
+
+    if ours:
+        import llmrec_plugin.feast  # noqa: F401
+    store = open_store(None)
+    times: list[int] = []
+
+    def refresh(*_: Any, **__: Any) -> None:
+        times.append(len(times))
+        if len(times) == 2:  # the first is that of the start
+            raise OSError("the registry is away")
+
+    store.registry.refresh = refresh  # type: ignore[method-assign]
+    app = feature_server.get_app(store, registry_ttl_sec=0.02)  # type: ignore[arg-type]
+
+    async def live() -> None:
+        async with app.router.lifespan_context(app):
+            for _ in range(50):
+                await asyncio.sleep(0.02)
+                if len(times) > 2:
+                    return
+
+    asyncio.run(live())
+    return len(times) - 2
 
 
 def distinct_keys() -> dict[str, Any]:

@@ -16,16 +16,16 @@ STARTED_WITHIN_SECONDS = 90
 
 
 class Server:
-    """A `feast serve` process and its address."""
+    """A `feast serve` process and its address; forked from one that has Feast, or `fresh`, as a user starts it."""
 
-    def __init__(self, repo: Repo, workers: int = 1) -> None:
+    def __init__(self, repo: Repo, workers: int = 1, *, fresh: bool = False) -> None:
         with closing(socket.socket()) as probe:
             probe.bind(("127.0.0.1", 0))
             self.port = probe.getsockname()[1]
         self.repo = repo
         command = ["serve", "--host", "127.0.0.1", "--port", str(self.port), "--max-requests", "0"]
         command += ["--workers", str(workers)]
-        self._process = repo.processes.start("feast", command, folder=repo.folder, environ=repo.environ)
+        self._process = repo.processes.start("feast", command, folder=repo.folder, environ=repo.environ, fresh=fresh)
 
     def wait(self) -> None:
         deadline = time.monotonic() + STARTED_WITHIN_SECONDS

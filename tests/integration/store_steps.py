@@ -271,6 +271,33 @@ def write_out_of_order() -> dict[str, str]:
     return kept
 
 
+def read_after_the_server_hung_up(times: int) -> list[str | None]:
+    """What is read each time after PostgreSQL closed all connections to its clients, and once after an error."""
+    import psycopg
+    from feast.infra.utils.postgres.connection_utils import _get_conn
+
+    table = Table("hung_up")
+    table.write({("here",): [1, 0, 0, 0]})
+    hang_up = "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE datname = %s AND pid <> %s"
+    found: list[str | None] = []
+
+    def read() -> None:
+        [(_, values)] = table.online.online_read(table.config, table.view, [table.key("here")], ["title"])
+        found.append(values and values["title"].string_val)
+
+    for _ in range(times):
+        with _get_conn(table.config.online_store) as connection:
+            connection.execute(hang_up, ("feast", connection.info.backend_pid))
+        read()
+    for _ in range(times):
+        try:
+            with table.online._get_conn(table.config) as connection:
+                connection.execute("SELECT 1 / 0")
+        except psycopg.errors.DivisionByZero:
+            read()
+    return found
+
+
 def search_beside_another_project() -> list[list[str]]:
     """What is found by a project, and by one whose name ends with the first one's, after each wrote a row."""
     tables = [Table("shared"), Table("shared")]

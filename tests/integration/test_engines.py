@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import datetime
 import importlib.util
+import os
 import shutil
 import sys
 from collections.abc import Iterator
@@ -17,6 +18,9 @@ import numpy as np
 import pytest
 from integration.host import Processes, Repo
 from tiny import WORDS
+
+from llmrec_plugin.runtime import upkeep
+from llmrec_plugin.runtime.cache import ValueCache
 
 pytestmark = [pytest.mark.feast, pytest.mark.engines]
 
@@ -45,6 +49,40 @@ batch_engine: {{type: spark.engine, spark_conf: {SPARK}}}
 offline_store: {{type: llmrec_plugin.feast.spark.LLMSparkOfflineStore, spark_conf: {SPARK}}}
 """,
 }
+# Spark on one machine tries no task again, unless it is told how often one may fail.
+CONFIGURATIONS["spark that tries again"] = CONFIGURATIONS["spark"].replace("local[2]", "local[2,4]")
+# Read by every worker process as it starts: the first that computes a feature's texts meets with an accident.
+ACCIDENT = """
+import importlib.abc, importlib.util, os, signal, sys
+
+class Finder(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path, target=None):
+        if name != "llmrec_plugin.runtime.encoder":
+            return None
+        sys.meta_path.remove(self)
+        spec = importlib.util.find_spec(name)
+        load = spec.loader.exec_module
+        spec.loader.exec_module = lambda module: (load(module), arm(module.Encoder))
+        return spec
+
+def arm(encoder):
+    encode = encoder.encode
+
+    def meet_with_an_accident(self, texts, **options):
+        if "max_tokens" in options:
+            try:
+                os.close(os.open({marker!r}, os.O_CREAT | os.O_EXCL))
+            except FileExistsError:
+                pass
+            else:
+                {accident}
+        return encode(self, texts, **options)
+
+    encoder.encode = meet_with_an_accident
+
+sys.meta_path.insert(0, Finder())
+"""
+ACCIDENTS = {"killed": "os.kill(os.getpid(), signal.SIGKILL)", "failed": 'raise RuntimeError("an accident")'}
 
 
 def needs(package: str) -> pytest.MarkDecorator:
@@ -115,7 +153,7 @@ def _configured(local: Repo, name: str, root: Path) -> Repo:
     """A copy of the applied repo, with an empty cache, on another engine and store."""
     shutil.copytree(local.root, root, ignore=shutil.ignore_patterns("cache"))
     repo = Repo(root, local.processes, {"PYSPARK_PYTHON": sys.executable})  # else workers take the PATH's python3
-    if name == "spark":
+    if name.startswith("spark"):
         _read_with_spark(repo)
     path = repo.folder / "feature_store.yaml"
     path.write_text(path.read_text() + CONFIGURATIONS[name])
@@ -215,6 +253,67 @@ def test_the_same_numbers_and_nothing_twice(distributed: Repo, engine: str, refe
     told = answer["workers"]
     assert len(told) > len({worker["process"] for worker in told})
     assert {(worker["runners"], worker["models"], worker["threads"]) for worker in told} == {(1, 1, 1)}
+
+
+@pytest.mark.parametrize(
+    ("name", "accident"),
+    [
+        pytest.param("ray", "killed", marks=needs("ray")),
+        pytest.param("spark that tries again", "killed", marks=needs("pyspark")),
+        pytest.param("spark that tries again", "failed", marks=needs("pyspark")),
+    ],
+)
+def test_a_worker_that_meets_with_an_accident_costs_its_task_and_no_value(
+    local: Repo, reference: dict[str, Any], tmp_path: Path, name: str, accident: str
+) -> None:
+    repo = _configured(local, name, tmp_path / "root")
+    environ, marker = _prepare(accident, tmp_path)
+    _materialize(repo, **environ).succeeded()
+    assert marker.exists()
+    _check_whole(repo, reference)
+
+
+@pytest.mark.parametrize(
+    ("name", "accident", "told"),
+    [
+        pytest.param("ray", "failed", "an accident", marks=needs("ray")),
+        pytest.param("spark", "killed", "exited unexpectedly", marks=needs("pyspark")),
+    ],
+)
+def test_a_task_that_is_not_tried_again_fails_the_run_and_the_next_one_goes_on(
+    local: Repo, reference: dict[str, Any], tmp_path: Path, name: str, accident: str, told: str
+) -> None:
+    repo = _configured(local, name, tmp_path / "root")
+    environ, marker = _prepare(accident, tmp_path)
+    finished = _materialize(repo, **environ)
+    assert (finished.status != 0, marker.exists()) == (True, True)
+    assert told in finished.output
+    assert _intervals(repo) == []
+    _materialize(repo, **environ).succeeded()
+    _check_whole(repo, reference)
+
+
+def _prepare(accident: str, folder: Path) -> tuple[dict[str, str], Path]:
+    """Variables with which one worker meets with an accident, and the file that is there when it did."""
+    (folder / "site").mkdir()
+    marker = folder / "accident"
+    text = ACCIDENT.format(marker=str(marker), accident=ACCIDENTS[accident])
+    (folder / "site" / "sitecustomize.py").write_text(text)
+    path = os.pathsep.join(filter(None, [str(folder / "site"), os.environ.get("PYTHONPATH")]))
+    return {"PYTHONPATH": path}, marker
+
+
+def _check_whole(repo: Repo, reference: dict[str, Any]) -> None:
+    """Every value is there and right, and a run reports at most what was computed for the lost task once more."""
+    assert _intervals(repo) != []
+    _check_close(repo.vectors([f"i{number}" for number in range(ITEMS)]), reference["online"])
+    values = ValueCache(repo.root / "home" / "cache", 2**30)
+    try:
+        assert upkeep.verify(values).sound
+    finally:
+        values.close()
+    computed = sum(run.computed for run in repo.runs())
+    assert reference["texts"] <= computed <= 2 * reference["texts"]
 
 
 @needs("ray")

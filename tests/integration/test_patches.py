@@ -179,6 +179,9 @@ def stock_versions(new_stock_repo: Callable[[str], Repo]) -> dict[str, Any]:
     seen["copy"] = versioned.repo.call("rollout_steps:copied_version", view="stock")
     seen["in place"] = versioned.repo.call("rollout_steps:registry_is_written_in_place")
     seen["looked up"] = versioned.repo.call("rollout_steps:look_up_during_a_switch", odfv="double")
+    seen["refreshes"] = {
+        ours: versioned.repo.call("rollout_steps:refreshes_after_one_that_failed", ours=ours) for ours in (False, True)
+    }
 
     versioned, declare = _stock(new_stock_repo, "sql", "unplanned", versions=True)
     declare(2, more=True)
@@ -323,3 +326,8 @@ def test_k_stock_feast_still_forgets_the_version_of_a_copy(stock_versions: dict[
 
 def test_l_stock_feast_still_looks_up_the_views_of_a_request_one_by_one(stock_versions: dict[str, Any]) -> None:
     assert stock_versions["looked up"] == ["", "after"], "upstream mended L: drop the patches of feast.utils"
+
+
+def test_m_stock_feast_still_gives_up_a_registry_that_was_away_once(stock_versions: dict[str, Any]) -> None:
+    assert stock_versions["refreshes"][False] == 0, "upstream mended M: drop the patches of refreshes"
+    assert stock_versions["refreshes"][True] > 0

@@ -42,7 +42,7 @@ def server(new_repo: Callable[..., Repo]) -> Iterator[Server]:
     repo.write_items([{"item": item, "title": title, "at": at} for item, title in zip(ITEMS, TITLES, strict=True)])
     repo.feast("apply")
     repo.feast("materialize", "2025-01-01", "2026-03-01")
-    server = Server(repo)
+    server = Server(repo, fresh=True)
     try:
         server.wait()
         yield server

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from integration.host import Repo
+from integration.host import Repo, StepError
 from integration.test_engines import ITEMS as ITEMS_OF_A_THOUSAND_ROWS
 from integration.test_engines import thousand_rows
 
@@ -150,6 +150,23 @@ def test_of_values_written_out_of_order_redis_keeps_the_newest_and_others_the_la
     new_repo: Callable[..., Repo], online_store: Any, store: str, kept: dict[str, str]
 ) -> None:
     assert new_repo("times", online_store=online_store(store)).call("store_steps:write_out_of_order") == kept
+
+
+@pytest.mark.parametrize("conn_type", ["singleton", "pool"])
+def test_connections_that_postgres_closed_are_replaced_and_none_is_lost(
+    new_repo: Callable[..., Repo], online_store: Any, conn_type: str
+) -> None:
+    repo = new_repo("hung_up", online_store={**online_store("our postgres"), "conn_type": conn_type, "max_conn": 2})
+    found = repo.call("store_steps:read_after_the_server_hung_up", times=4)
+    assert found == ["title of ('here',)"] * 8
+
+
+def test_feasts_own_postgres_store_uses_a_closed_connection_for_ever(
+    new_repo: Callable[..., Repo], online_store: Any
+) -> None:
+    repo = new_repo("hung_up", online_store=online_store("postgres"))
+    with pytest.raises(StepError, match=r"terminating connection|connection is closed"):
+        repo.call("store_steps:read_after_the_server_hung_up", times=2)
 
 
 def test_a_store_needs_its_own_client_alone(new_repo: Callable[..., Repo]) -> None:

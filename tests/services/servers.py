@@ -32,20 +32,37 @@ class Server:
         port: Where it listens, on 127.0.0.1.
     """
 
+    _deadly = signal.SIGKILL
+
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         with closing(socket.socket()) as probe:
             probe.bind(("127.0.0.1", 0))
             self.port: int = probe.getsockname()[1]
         self._process: subprocess.Popen[bytes] | None = None
+        self._command: Sequence[str | Path] = ()
+        self._is_up: Sequence[str | Path] = ()
 
     def stop(self) -> None:
+        """Ends it, if it runs."""
+        self._end(signal.SIGINT)  # PostgreSQL waits for its clients when it is asked by SIGTERM
+
+    def crash(self) -> None:
+        """Ends it without letting it finish anything."""
+        self._end(self._deadly)
+
+    def restart(self) -> None:
+        """Starts it again on the same port, after `stop` or `crash`."""
+        self._start(self._command, self._is_up)
+
+    def _end(self, number: int) -> None:
         if self._process is not None:
-            self._process.send_signal(signal.SIGINT)  # PostgreSQL waits for its clients when it is asked by SIGTERM
+            self._process.send_signal(number)
             self._process.wait(STARTED_WITHIN_SECONDS)
 
     def _start(self, command: Sequence[str | Path], check: Sequence[str | Path]) -> None:
         """Starts `command` and waits until `check` succeeds."""
+        self._command = command
         log = self.folder / "log"
         with log.open("wb") as stream:
             self._process = subprocess.Popen(command, env=_environment(), stdout=stream, stderr=stream, cwd=self.folder)
@@ -72,11 +89,14 @@ class Redis(Server):
             "databases": 64,
         }
         command = [server, *(word for name, value in options.items() for word in (f"--{name}", str(value)))]
-        self._start(command, [client, "-p", str(self.port), "ping"])
+        self._is_up = [client, "-p", str(self.port), "ping"]
+        self._start(command, self._is_up)
 
 
 class PostgreSQL(Server):
     """A PostgreSQL server with a database `feast`, whose owner is `feast`; pgvector is there to be created."""
+
+    _deadly = signal.SIGQUIT  # after SIGKILL it would leave processes that keep it from being started again
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
@@ -99,6 +119,7 @@ class PostgreSQL(Server):
             [binaries / "psql", *self._login("postgres"), "-c", "CREATE DATABASE feast"],
         )
         self._psql = [binaries / "psql", *self._login("feast")]
+        self._is_up = [*self._psql, "-c", "SELECT 1"]
 
     def execute(self, statement: str) -> str:
         """What a statement prints: rows as lines, fields separated by ``|``."""

@@ -89,6 +89,12 @@ def test_a_file_that_is_not_utf_8_is_an_error_with_the_line(tmp_path):
         ("version: 2", "version: 2\nversion: 3", "line 4: the header has 'version' twice"),
         ("version: 2", "version: [2", "line [3-7]: the header is no YAML"),
         ("version: 2", "version: !!python/object:os.system 2", "line 3: the header is no YAML"),
+        ("version: 2", "version: 2\0", "line 2: the header is no YAML"),
+        ("version: 2", "version: 2001-99-99", "line 2: the header is no YAML"),
+        ("version: 2", "version: !!int +", "line 2: the header is no YAML"),
+        ("version: 2", "version: !!bool x", "line 2: the header is no YAML"),
+        ("version: 2", "version: !!timestamp x", "line 2: the header is no YAML"),
+        ("version: 2", "version: " + "[" * 3000 + "]" * 3000, "line 2: the header is no YAML"),
         (
             "version: 2",
             "version: 2\nauthor: me",

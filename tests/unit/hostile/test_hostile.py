@@ -16,7 +16,7 @@ import samples
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from benchmarks import hostile
+from benchmarks import fuzz, hostile
 from llmrec_plugin import (
     Choice,
     Decoding,
@@ -243,8 +243,13 @@ def test_a_declaration_from_a_registry_is_read_or_refused(data):
 @given(st.binary(max_size=80) | TEXTS.map(lambda text: text.encode("utf-8", "surrogatepass")))
 @example(b"---\nname: &a [*a]\n---\n# User\n{{title}}")
 def test_any_prompt_file_is_read_or_refused(content):
-    text = "---\nname: p\nversion: 1\n---\n" + content.decode("utf-8", "replace")
-    for whole in (text, content.decode("latin-1")):
+    header = "---\nprompt: p\nversion: 1\nslots:\n  title: {max_tokens: 8}\n"
+    mark, text = content.decode("latin-1"), content.decode("utf-8", "replace")
+    for whole in (
+        f"{header}---\n[user]\n{{{{title}}}} {text}",
+        f"{header}  other: {mark}\n---\n[user]\n{{{{title}}}}",
+        mark,
+    ):
         with contextlib.suppress(DeclarationError):
             parse_prompt(whole, "p.md")
 
@@ -310,3 +315,16 @@ def test_a_damaged_cache_file_gives_right_values_or_none(cache_file, tmp_path_fa
         cache.runs()
     finally:
         cache.close()
+
+
+# --- the fuzzer's targets, without the fuzzer
+
+
+@pytest.mark.parametrize("name", fuzz.TARGETS)
+def test_a_target_of_the_fuzzer_takes_its_seeds_and_parts_of_them(tmp_path, name):
+    check = fuzz.TARGETS[name].check(tmp_path)
+    seeds = list(fuzz.TARGETS[name].seeds())
+    assert seeds
+    for seed in seeds:
+        for part in (seed, seed[: len(seed) // 2], seed[1:], seed[::-1], b""):
+            check(part)
