@@ -127,13 +127,17 @@ class SimilaritySet:
         if self._compared is None:
             assert self._items is not None
             self._compared = _unit(self._items) if self.item.metric == "cosine" else self._items
-        right = _some(self._compared, rows)
+        # Copying most of the vectors takes longer than comparing all of them.
+        most = 2 * len(rows) > len(self._compared)
+        right = self._compared if most else self._compared[rows]
         if self.item.metric == "cosine":
-            return _unit(left) @ right.T
-        if self.item.metric == "dot":
-            return left @ right.T
-        squares = (left**2).sum(axis=1)[:, None] + (right**2).sum(axis=1)[None, :] - 2 * left @ right.T
-        return -np.sqrt(np.maximum(squares, 0))
+            found = _unit(left) @ right.T
+        elif self.item.metric == "dot":
+            found = left @ right.T
+        else:
+            squares = (left**2).sum(axis=1)[:, None] + (right**2).sum(axis=1)[None, :] - 2 * left @ right.T
+            found = -np.sqrt(np.maximum(squares, 0))
+        return found[:, rows] if most else found
 
     def _pairs(self, query: np.ndarray, rows: Rows) -> np.ndarray:
         found = np.empty(len(rows), dtype=np.float32)
@@ -307,11 +311,6 @@ class PairSet:
 @dataclass(frozen=True)
 class _Reads:
     columns: list[str]
-
-
-def _some(items: np.ndarray, chosen: np.ndarray) -> np.ndarray:
-    """The vectors of the chosen items; no copy where all are chosen."""
-    return items if len(chosen) == len(items) and (np.diff(chosen) == 1).all() else items[chosen]
 
 
 def _unit(vectors: np.ndarray) -> np.ndarray:
