@@ -212,15 +212,17 @@ def _packed_vector_seeds() -> Iterable[bytes]:
 
 
 def _cache_values(folder: Path) -> Check:
-    from llmrec_plugin.runtime.cache import _with_checksum, checked
+    from llmrec_plugin.runtime.sealing import Checksum
     from llmrec_plugin.runtime.writer import Outcome
+
+    seal = Checksum()
 
     def check(data: bytes) -> None:
         key, value = data[:32], data[32:]
-        found = checked(key, value)
-        assert found is None or _with_checksum(key, found) == value
-        assert checked(key, _with_checksum(key, value)) == value
-        assert checked(key + b"x", _with_checksum(key, value)) is None
+        found = seal.open(key, value)
+        assert found is None or seal.seal(key, found) == value
+        assert seal.open(key, seal.seal(key, value)) == value
+        assert seal.open(key + b"x", seal.seal(key, value)) is None
         try:
             outcome = Outcome.from_bytes(value)
         except (ValueError, TypeError, KeyError):  # what `llmrec cache verify` calls damaged

@@ -44,7 +44,7 @@ class Worker:
             self._process = subprocess.Popen(
                 command,
                 cwd=ROOT,
-                env={**os.environ, **(environ or {})},
+                env={**os.environ, "PYTHONUNBUFFERED": "1", **(environ or {})},
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=stream,

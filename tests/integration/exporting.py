@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
+from unittest import mock
 
 from llmrec_plugin.artifacts import ArtifactStore
 from llmrec_plugin.export import export_generator, export_model
+from llmrec_plugin.export.parity import parity_texts
 from llmrec_plugin.systems.minilm import ALL_MINILM_L6_V2
 
 
 def export_minilm(target_folder: str) -> str:
-    """Puts all-minilm-l6-v2 into an artifact folder; returns the artifact's id."""
-    return export_model(ALL_MINILM_L6_V2, ArtifactStore([Path(target_folder)])).id
+    """Puts all-minilm-l6-v2 into an artifact folder; returns the artifact's id.
+
+    It is compared with PyTorch over a few texts alone: `tests/unit/export` has the comparison itself.
+    """
+    with mock.patch("llmrec_plugin.export.exporter.parity_texts", return_value=parity_texts()[::6]):
+        return export_model(ALL_MINILM_L6_V2, ArtifactStore([Path(target_folder)])).id
 
 
 def export_tiny_generator(where: str, artifacts: str, architecture: str, name: str | None = None) -> str:

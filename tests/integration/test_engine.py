@@ -574,7 +574,7 @@ def test_reads_go_on_while_a_run_is_under_way(repo: Repo) -> None:
 
 
 # So many random points, half of them beside a write; 50 take a minute and a half.
-KILLS = int(os.environ.get("LLMREC_TEST_KILLS", "16"))
+KILLS = int(os.environ.get("LLMREC_TEST_KILLS", "10"))
 
 
 def test_a_run_killed_at_many_points_goes_on_where_it_was(repo: Repo) -> None:
