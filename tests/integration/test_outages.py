@@ -60,13 +60,10 @@ def service(request: pytest.FixtureRequest, online_store: Callable[[str], dict[s
 
 @pytest.fixture(scope="module")
 def repo(service: Service, new_repo: Callable[..., Repo]) -> Repo:
-    """Applied, and not materialized; PostgreSQL has the registry, too."""
+    """Applied, and not materialized."""
     repo = new_repo("outage", online_store=service.settings)
     configuration = repo.folder / "feature_store.yaml"
     text = configuration.read_text()
-    if not service.is_redis:
-        address = f"postgresql+psycopg://feast@127.0.0.1:{service.proxy.port}/feast"
-        text = text.replace("path: data/registry.db", f"registry_type: sql, path: '{address}', cache_ttl_seconds: 600")
     engine = {"type": "llmrec_plugin.feast.engine.LLMComputeEngine", "chunk_rows": CHUNK}
     configuration.write_text(f"{text}batch_engine: {json.dumps(engine)}\n")
     repo.export()
