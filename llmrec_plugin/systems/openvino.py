@@ -6,8 +6,11 @@ fast; docs/how-to/runtimes.md has figures. Needs the extra ``openvino``.
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import queue
 import sys
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from llmrec_plugin import Artifact, Batch, Placement, Runtime, hookimpl
@@ -33,6 +36,33 @@ def llmrec_register_runtimes() -> list[Runtime]:
     ]
 
 
+class _SignalStack(ctypes.Structure):
+    """C's ``stack_t`` of Linux: where a thread runs its signal handlers."""
+
+    _fields_ = (("address", ctypes.c_void_p), ("flags", ctypes.c_int), ("size", ctypes.c_size_t))
+
+
+@contextlib.contextmanager
+def signal_stack_kept() -> Iterator[None]:
+    """Leaves this thread the stack for signal handlers that it had.
+
+    A core of OpenVINO puts one of its own there, and the one before back when it goes. Of two cores that go in the
+    order in which they came, the second leaves a stack that is no longer there, and the next signal that Python
+    handles, a SIGTERM say, ends the process with a segmentation fault (OpenVINO 2026.4). A core whose stack is not the
+    current one leaves it alone.
+    """
+    if not sys.platform.startswith("linux"):
+        yield
+        return
+    library, before = ctypes.CDLL(None), _SignalStack()
+    library.sigaltstack(None, ctypes.byref(before))
+    try:
+        yield
+    finally:
+        library.sigaltstack(ctypes.byref(before), None)
+
+
+@signal_stack_kept()
 def open_model(artifact: Artifact, *, device: str, placement: Placement) -> OpenVINOSession:
     """The model, compiled for the CPU; see `llmrec_plugin.inference.Opener`.
 

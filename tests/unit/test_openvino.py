@@ -59,7 +59,8 @@ def test_a_model_is_compiled_in_its_own_precision_with_a_stream_for_each_caller(
 def capabilities():
     if importlib.util.find_spec("openvino") is None:  # importing it in the plain way would report to Google
         pytest.skip("needs the extra 'openvino'")
-    return system.import_openvino().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    with system.signal_stack_kept():
+        return system.import_openvino().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
 @pytest.fixture
@@ -196,6 +197,30 @@ if child == 0:
     os._exit(0 if np.array_equal(before, after) else 7)
 print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 """
+
+
+SIGNAL = """
+import faulthandler, gc, signal, sys
+from pathlib import Path
+from llmrec_plugin import Placement
+from llmrec_plugin.artifacts import read_artifact
+from llmrec_plugin.systems.openvino import open_model
+
+faulthandler.enable()
+signal.signal(signal.SIGTERM, lambda *_: print("handled"))
+artifact = read_artifact(Path(sys.argv[1]))
+placement = Placement(threads=1, callers=1, spinning=False, token_budget=512)
+sessions = [open_model(artifact, device="cpu", placement=placement) for _ in range(2)]
+while sessions:
+    sessions.pop(0)
+    gc.collect()
+signal.raise_signal(signal.SIGTERM)
+"""
+
+
+def test_a_process_that_let_two_models_go_still_handles_signals(tiny, capabilities):
+    done = subprocess.run([sys.executable, "-c", SIGNAL, str(tiny.folder)], capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout) == (0, "handled\n"), done.stderr
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this platform does not fork")
