@@ -39,10 +39,10 @@ test-engines: $(VENV)/.installed  ## The tests on Ray and Spark (needs Java 17):
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[engines]"
 	$(BIN)/python -m pytest -m engines --durations=0
 
-test-oldest:  ## The unit tests with the lowest versions that are supported, in a virtual environment of its own
+test-oldest:  ## The tests with the lowest versions that are supported, in a virtual environment of its own
 	$(PYTHON) -m venv .venv-oldest
 	.venv-oldest/bin/python -m pip install --quiet --constraint constraints-min.txt --editable ".[cpu,export,minilm,ranker,dev]"
-	.venv-oldest/bin/python -m pytest tests/unit
+	.venv-oldest/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder tests/unit tests/integration
 
 docs: $(VENV)/.installed  ## The documentation site, in site/; a broken link fails
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[docs]"

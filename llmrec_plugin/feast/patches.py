@@ -1,4 +1,4 @@
-"""What Feast 0.66 and 0.67 get wrong for a batch view with a transformation, mended.
+"""What Feast 0.65 to 0.67 get wrong for a batch view with a transformation, mended.
 
 Each mend names its place upstream, and `tests/integration/test_patches.py` fails when upstream no longer
 needs it. The class `LLMBatchFeatureView` mends what Feast asks the view itself; functions of Feast are
@@ -18,9 +18,10 @@ our views.
     K  on-demand views and feature services read the table of version 0     batch_feature_view.py:165
     L  a switch between two look-ups mixes versions in one request          utils.py:1395; infra/registry/sql.py:1519
     M  a server whose registry was away once does not look at it again      feature_server.py:605
+    N  a source is not asked before it is read (Feast 0.65 only)            infra/offline_stores/dask.py:984
 
-(F, reads refused while materializing, is a setting: ``registry.serve_features_while_materializing: true``. Feast 0.66
-does not have it.)
+(F, reads refused while materializing, is a setting: ``registry.serve_features_while_materializing: true``. Feast before
+0.67 does not have it.)
 """
 
 from __future__ import annotations
@@ -40,10 +41,12 @@ from typing import Any
 import feast
 from feast import utils
 from feast.batch_feature_view import BatchFeatureView
+from feast.data_source import DataSource
 from feast.diff import registry_diff
 from feast.diff.property_diff import PropertyDiff, TransitionType
 from feast.feature_store import FeatureStore
 from feast.feature_view import FeatureView
+from feast.infra.offline_stores import dask
 from feast.infra.registry.base_registry import BaseRegistry
 from feast.infra.registry.file import FileRegistryStore
 from feast.infra.registry.registry import Registry
@@ -53,11 +56,12 @@ from feast.stream_feature_view import StreamFeatureView
 from llmrec_plugin.errors import FingerprintMismatchError
 from llmrec_plugin.feast.mixing import check_one_version
 from llmrec_plugin.feast.rollouts import check_supported, declare, fill_command, materialized, take_back
+from llmrec_plugin.feast.training import TrainingSource
 from llmrec_plugin.feast.versions import FINGERPRINT_TAG, NOTES, can_edit, check_kept, edit, kept_by, locked
 
 logger = logging.getLogger(__name__)
 
-TESTED_FEAST = ("0.66", "0.67")
+TESTED_FEAST = ("0.65", "0.66", "0.67")
 _MARK = "_llmrec_patched"
 
 
@@ -112,6 +116,12 @@ def apply_patches() -> None:
         from feast.vector_store_utils import VectorStoreRegistry
 
         _wrap(VectorStoreRegistry, "refresh", _refresh_registry)
+    if not hasattr(DataSource, "resolve_credentials"):  # before Feast 0.66
+        _wrap(dask, "_read_datasource", _read_data_source)
+        if importlib.util.find_spec("ibis"):
+            from feast.infra.offline_stores import duckdb
+
+            _wrap(duckdb, "_read_data_source", _read_data_source)
     _wrap(BatchFeatureView, "__copy__", _copy_view)
     _wrap(FileRegistryStore, "_write_registry", _write_registry)
     _wrap(utils, "_group_feature_refs", _group_feature_refs)
@@ -359,11 +369,20 @@ def _write_registry(original: Any, store: FileRegistryStore, registry: Any) -> N
         beside._filepath.unlink(missing_ok=True)
 
 
+def _read_data_source(original: Any, source: DataSource, *args: Any, **kwargs: Any) -> Any:
+    """N: brings a training table up to date, which `resolve_credentials` does for newer versions of Feast."""
+    if isinstance(source, TrainingSource):
+        source.before_read()
+    return original(source, *args, **kwargs)
+
+
 def _copy_view(original: Any, view: BatchFeatureView) -> BatchFeatureView:
-    """K: a copy with another projection is of the same version; Feast forgets which."""
+    """K: a copy with another projection is of the same version; Feast forgets which. Before 0.67 it forgets the
+    transformation, too."""
     made = original(view)
     if FINGERPRINT_TAG in view.tags:
         made.current_version_number = view.current_version_number
+        made.feature_transformation = view.feature_transformation
     return made
 
 

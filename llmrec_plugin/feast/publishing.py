@@ -253,7 +253,8 @@ def _missing(feature: ColumnFeature, views: Iterable[FeatureView]) -> str:
     """The columns that no view of the entity has, each with the near ones."""
     fields = {field.name for view in views for field in view.features}
     missing = [name for name in feature.columns if name not in fields]
-    return "".join(f"No such view has {name!r}. {suggestion(name, fields)} ".replace("  ", " ") for name in missing)
+    found = (f"No such view has {name!r}. {suggestion(name, fields)}".rstrip() for name in missing)
+    return "".join(f"{sentence} " for sentence in found)
 
 
 _REPO = "feature repo"

@@ -136,9 +136,13 @@ class TrainingSource(FileSource):
 
     def resolve_credentials(self) -> dict[str, str] | None:
         """Called by the offline stores right before they read `path`: brings the table up to date."""
+        self.before_read()
+        return super().resolve_credentials()
+
+    def before_read(self) -> None:
+        """Brings the table up to date and `path` to its files."""
         self.file_options.uri = str(self.refresh() / "*.parquet")
         cheap_tokens()
-        return super().resolve_credentials()
 
     def refresh(self) -> Path:
         """The folder of parquet files with one vector per raw row; parts whose raw file changed are written anew.

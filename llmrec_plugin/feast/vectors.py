@@ -182,7 +182,10 @@ class VectorSearch:
             InputError: The query is no vector of the column's length.
             FingerprintMismatchError: A stored vector has another length.
         """
+        if isinstance(filters, bool):  # Feast 0.65 has no filters, and gives what follows them in this place
+            filters, include_feature_view_version_metadata = None, filters
         if embedding is None or query_string is not None or filters is not None:
+            further = {} if filters is None else {"filters": filters}
             return by_entity_key(
                 super().retrieve_online_documents_v2(  # type: ignore[misc]
                     config,
@@ -190,10 +193,10 @@ class VectorSearch:
                     requested_features,
                     embedding,
                     top_k,
-                    distance_metric,
-                    query_string,
-                    filters,
-                    include_feature_view_version_metadata,
+                    distance_metric=distance_metric,
+                    query_string=query_string,
+                    include_feature_view_version_metadata=include_feature_view_version_metadata,
+                    **further,
                 )
             )
         if top_k < 1:

@@ -15,8 +15,9 @@ import pyarrow.parquet as pq
 import pytest
 from integration.host import Repo
 from integration.test_plan import ENGINE, START
+from integration.versions import since_feast_0_67
 
-pytestmark = pytest.mark.feast
+pytestmark = [pytest.mark.feast, since_feast_0_67]
 
 NEW = {"never_materialized": "warning"}  # applied, and no more
 NOTES = {"vector_search": "note", "server": "note", **NEW}

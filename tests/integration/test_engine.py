@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from integration.host import Repo, StepError
+from integration.versions import since_feast_0_67
 
 pytestmark = pytest.mark.feast
 
@@ -555,6 +556,7 @@ def test_a_source_replaced_meanwhile_fails_the_run_and_a_rerun_repairs(repo: Rep
     assert {item: stored(repo)[item] for item in newest} == newest
 
 
+@since_feast_0_67
 def test_reads_go_on_while_a_run_is_under_way(repo: Repo) -> None:
     repo.write_items(items := rows(300))
     incremental(repo)
@@ -577,6 +579,7 @@ def test_reads_go_on_while_a_run_is_under_way(repo: Repo) -> None:
 KILLS = int(os.environ.get("LLMREC_TEST_KILLS", "10"))
 
 
+@since_feast_0_67
 def test_a_run_killed_at_many_points_goes_on_where_it_was(repo: Repo) -> None:
     # The first and the last keys are old: those that a run looks for in the store when it begins.
     repo.write_items(items := rows(16) + [row(number) for number in range(900, 916)])

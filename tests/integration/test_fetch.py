@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 from integration.host import Repo
 from integration.server import Server
+from integration.versions import since_feast_0_67
 
 from llmrec_plugin.errors import FetchError, FingerprintMismatchError, InputError
 from llmrec_plugin.pipeline.packing import pack, unpack
@@ -385,6 +386,7 @@ def test_a_stored_vector_of_another_length_is_refused(
         assert "written under another declaration" in str(body)
 
 
+@since_feast_0_67
 def test_a_server_with_another_version_of_a_view_is_refused(repo: Repo, server: Server) -> None:
     [text] = repo.call("fetch_steps:layouts", features=["vectors"])
     layout = Layout.from_json(text)

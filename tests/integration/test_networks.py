@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from integration.host import Repo
+from integration.versions import FEAST
 from tiny import WORDS
 
 pytestmark = pytest.mark.feast
@@ -252,4 +253,5 @@ def test_the_command_line_knows_networks(repo: Repo) -> None:
     assert {row["view"]: row["compute"] for row in plans} == {"user_vector": 6, "user_score": 4, "item_vector": 9}
     assert all(row["tokens"] > 0 and row["seconds"] > 0 for row in plans)
     findings = json.loads(repo.call("steps:doctor"))
-    assert not [finding for finding in findings if finding["level"] == "error"]
+    errors = {finding["check"] for finding in findings if finding["level"] == "error"}
+    assert errors <= (set() if FEAST >= (0, 67) else {"reads_while_materializing"})

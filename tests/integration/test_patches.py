@@ -12,8 +12,9 @@ from typing import Any
 
 import pytest
 from integration.host import Finished, Processes, Repo, StepError
+from integration.versions import since_feast_0_67
 
-pytestmark = pytest.mark.feast
+pytestmark = [pytest.mark.feast, since_feast_0_67]
 
 SQLITE_BY_PATH = "feast.infra.online_stores.sqlite.SqliteOnlineStore"
 """The same store under another name: Feast's commands then go the way of every other store, without a plan."""

@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 from integration.host import Repo, StepError
 from integration.test_patches import REGISTRIES, STORES
+from integration.versions import since_feast_0_67
 
 pytestmark = pytest.mark.feast
 
@@ -188,6 +189,7 @@ def filled(new_shop: Callable[[str], Shop], tmp_path_factory: pytest.TempPathFac
     return give
 
 
+@since_feast_0_67
 @both
 def test_a_server_sees_the_old_model_then_the_new_one_then_the_old_one_and_nothing_else(
     new_shop: Callable[[str], Shop], kind: str
