@@ -140,7 +140,7 @@ def _tokenization_seeds() -> Iterable[bytes]:
 
 
 def _answers(folder: Path) -> Check:
-    from benchmarks.hostile import OUTPUTS
+    from benchmarks.hostile import OUTPUTS, fits
     from llmrec_plugin.pipeline.outputs import InvalidOutput, parse
     from llmrec_plugin.specs import Choice, Json, ShortText, Tags
 
@@ -159,15 +159,7 @@ def _answers(folder: Path) -> Check:
                 value = parse(output, text)
             except InvalidOutput:
                 continue
-            if isinstance(output, Tags):
-                assert set(value) <= set(output.vocabulary)
-                assert 0 < len(value) <= output.max_items
-            elif isinstance(output, Choice):
-                assert value in output.options
-            elif isinstance(output, ShortText):
-                assert output.min_chars <= len(value) <= output.max_chars
-            else:
-                json.loads(value)
+            assert fits(output, value)
 
     return check
 

@@ -25,6 +25,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import numpy as np
 
 from llmrec_plugin.artifacts import ArtifactStore
@@ -46,6 +47,7 @@ from llmrec_plugin.specs import (
     Tags,
     TokenFeature,
 )
+from llmrec_plugin.specs.tokens import Output
 from llmrec_plugin.testing.tiny import SPECIAL_TOKENS, add_tiny_encoder, add_tiny_generator
 
 CHUNK = 1_000
@@ -307,7 +309,7 @@ class Trial:
             if name in ("vectors", "redacted histories"):
                 sound = value.shape == (8,) and np.isfinite(value).all()
             else:
-                sound = _fits(name, value.value)
+                sound = fits(OUTPUTS[name], value.value)
             if not sound:
                 raise HarmError(f"{name}: {value!r:.80} is no value of it")
 
@@ -348,15 +350,18 @@ def _difference(one: Any, other: Any) -> float:
     return 0.0 if one == other else float("inf")
 
 
-def _fits(name: str, value: Any) -> bool:
-    if name == "tags":
-        return isinstance(value, tuple) and 0 < len(value) <= TAGS.max_items and set(value) <= set(TAGS.vocabulary)
-    if name == "choice":
-        return value in CHOICE.options
-    if name == "json":
-        found = json.loads(value)
-        return found["genre"] in ("web", "game") and isinstance(found["adult"], bool) and len(found) == 2
-    return isinstance(value, str) and 0 < len(value) <= TEXT.max_chars and "\n" not in value
+def fits(output: Output, value: Any) -> bool:
+    """Whether `value` may come of `output`."""
+    if isinstance(output, Tags):
+        return 0 < len(value) <= output.max_items and set(value) <= set(output.vocabulary)
+    if isinstance(output, Choice):
+        return value in output.options
+    if isinstance(output, Json):
+        jsonschema.validate(json.loads(value), json.loads(output.schema))
+        return True
+    assert isinstance(output, ShortText)
+    value.encode()
+    return output.min_chars <= len(value) <= output.max_chars and "\n" not in value
 
 
 def _parsed(output: Any, text: str) -> str:

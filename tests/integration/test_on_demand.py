@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import datetime
 import shutil
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import pytest
 from integration.host import Repo
 from integration.server import Server
+from integration.spy import PATIENCE, Spy, until
 from tiny import WORDS, export_tiny
 
 from llmrec_plugin.artifacts import ArtifactStore
@@ -24,7 +23,6 @@ QUERY = "query_embedding:query_embedding"
 TIMELY = ["timely_embedding:timely_embedding", "timely_embedding:timely_embedding_status"]
 PAIR = ["timely_similarity:timely_similarity", "timely_similarity:timely_similarity_status"]
 ITEMS = {"i0": "red web server", "i1": "green font"}
-PATIENCE = 60
 
 EXTRA = """
 timely_embedding = EmbeddingFeature(
@@ -35,68 +33,13 @@ timely_similarity = SimilarityFeature(
 )
 """
 
-# In every worker: writes down loads and texts, and holds texts with the word "held" while the gate is closed.
-SPY = """
-import os, time
-from pathlib import Path
-from llmrec_plugin.feast import load_artifacts as load
-from llmrec_plugin.runtime.encoder import Encoder
-
-here = Path({folder!r})
-start, encode = Encoder.__init__, Encoder.encode
-
-def note(kind, *words):
-    with (here / f"{{kind}}.{{os.getpid()}}").open("a") as file:
-        file.writelines(f"{{word}}\\n" for word in words)
-
-def spying_start(self, *arguments):
-    note("loads", "load")
-    start(self, *arguments)
-
-def spying_encode(self, texts, **options):
-    if "max_tokens" in options:
-        note("texts", *texts)
-        while any("held" in text for text in texts) and (here / "closed").exists():
-            time.sleep(0.01)
-    return encode(self, texts, **options)
-
-def load_artifacts(app):
-    Encoder.__init__, Encoder.encode = spying_start, spying_encode
-    load(app)
-    note("warm", "warm")
-"""
-
-
-class Spy:
-    """What the workers wrote down, by worker."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-
-    def lines(self, kind: str) -> dict[str, list[str]]:
-        return {file.suffix: file.read_text().splitlines() for file in self.folder.glob(f"{kind}.*")}
-
-    def close_gate(self) -> None:
-        (self.folder / "closed").touch()
-
-    def open_gate(self) -> None:
-        (self.folder / "closed").unlink(missing_ok=True)
-
-
-def until(condition: Callable[[], Any]) -> None:
-    deadline = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-
 
 @pytest.fixture(scope="module")
 def repo(new_repo: Callable[..., Repo]) -> Repo:
     repo = new_repo("on_demand")
     repo.export()
     repo.declare(extra=EXTRA)
-    (repo.root / "spy").mkdir()
-    (repo.folder / "static_artifacts.py").write_text(SPY.format(folder=str(repo.root / "spy")))
+    Spy.plant(repo)
     at = datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC)
     repo.write_items([{"item": item, "title": title, "at": at} for item, title in ITEMS.items()])
     repo.feast("apply")
@@ -106,19 +49,13 @@ def repo(new_repo: Callable[..., Repo]) -> Repo:
 
 @pytest.fixture(scope="module")
 def spy(repo: Repo) -> Spy:
-    return Spy(repo.root / "spy")
+    return Spy(repo)
 
 
 @pytest.fixture(scope="module")
-def server(repo: Repo, spy: Spy) -> Iterator[Server]:
-    server = Server(repo, workers=2)
-    try:
-        server.wait()
-        until(lambda: len(spy.lines("warm")) == 2)
+def server(spy: Spy) -> Iterator[Server]:
+    with spy.server(workers=2) as server:
         yield server
-    finally:
-        spy.open_gate()
-        server.stop()
 
 
 def test_each_worker_loads_its_models_at_start_and_none_for_a_request(server: Server, spy: Spy) -> None:

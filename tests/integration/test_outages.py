@@ -15,7 +15,8 @@ from typing import Any
 import pytest
 from integration.host import Repo, StepError
 from integration.server import Server
-from integration.test_on_demand import EXTRA, QUERY, SPY, TIMELY, Spy, until
+from integration.spy import Spy, until
+from integration.test_on_demand import EXTRA, QUERY, TIMELY
 from services.proxy import Proxy
 from tiny import WORDS
 
@@ -68,8 +69,7 @@ def repo(service: Service, new_repo: Callable[..., Repo]) -> Repo:
     configuration.write_text(f"{text}batch_engine: {json.dumps(engine)}\n")
     repo.export()
     repo.declare(extra=EXTRA)
-    (repo.root / "spy").mkdir()
-    (repo.folder / "static_artifacts.py").write_text(SPY.format(folder=str(repo.root / "spy")))
+    Spy.plant(repo)
     repo.write_items([{"item": item, "title": title, "at": AT} for item, title in TITLES.items()])
     repo.feast("apply")
     return repo
@@ -97,21 +97,15 @@ def test_a_run_whose_store_dies_fails_and_the_next_one_goes_on_without_inference
 
 @pytest.fixture(scope="module")
 def spy(repo: Repo) -> Spy:
-    return Spy(repo.root / "spy")
+    return Spy(repo)
 
 
 @pytest.fixture(scope="module")
 def server(repo: Repo, spy: Spy) -> Iterator[Server]:
     """Two workers over a store that is filled."""
     repo.feast(*MATERIALIZE)
-    server = Server(repo, workers=2)
-    try:
-        server.wait()
-        until(lambda: len(spy.lines("warm")) == 2)
+    with spy.server(workers=2) as server:
         yield server
-    finally:
-        spy.open_gate()
-        server.stop()
 
 
 def _stored(server: Server) -> list[Any]:
