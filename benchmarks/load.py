@@ -35,6 +35,7 @@ import aiohttp
 import numpy as np
 import pandas as pd
 import psutil
+import uvloop
 
 from benchmarks.on_demand import Server, queries
 from tests.services.servers import Redis
@@ -73,10 +74,30 @@ online_store: {store}
 entity_key_serialization_version: 3
 """
 STATIC_ARTIFACTS = """
-from llmrec_plugin.feast import load_artifacts
+import asyncio, os, time
+from pathlib import Path
+from llmrec_plugin.feast import load_artifacts as load
 
-__all__ = ["load_artifacts"]
+beats = Path(__file__).parent / f"beats.{os.getpid()}"
+tasks = []
+
+async def beat():
+    while True:
+        lines = []
+        while len(lines) < 100:
+            began, busy = time.perf_counter(), time.thread_time()
+            await asyncio.sleep(0.005)
+            late, busy = time.perf_counter() - began - 0.005, time.thread_time() - busy
+            lines.append(f"{time.time()} {late * 1000} {busy * 1000}\\n")
+        with beats.open("a") as file:
+            file.writelines(lines)
+
+def load_artifacts(app):
+    load(app)
+    tasks.append(asyncio.get_running_loop().create_task(beat()))
 """
+"""Each worker notes how late its event loop is every 5 ms, and how long the loop's thread had computed: what is late
+without having computed waited for a core, or for another thread to give Python's lock away."""
 TAGGED = 0.2
 """Share of the requests that ask for tags."""
 CLIENT_SECONDS = 30
@@ -96,6 +117,7 @@ class Load:
         self._latencies: dict[str, list[float]] = {"score": [], "text_tags": []}
         self._outcomes: Counter[str] = Counter()
         self._health: list[float] = []
+        self._late: list[float] = []
 
     async def run(self, rate: float, seconds: float) -> dict[str, Any]:
         """Latencies in ms, from when requests were due, and shares of all requests."""
@@ -106,6 +128,7 @@ class Load:
             requests = []
             while due < begun + seconds:
                 await asyncio.sleep(max(due - time.perf_counter(), 0))
+                self._late.append((time.perf_counter() - due) * 1000)
                 requests.append(asyncio.create_task(self._ask(session, due)))
                 due += self._random.expovariate(rate)
             await asyncio.gather(*requests)
@@ -153,12 +176,24 @@ class Load:
             name: round(self._outcomes[status] / requests, 4)
             for name, status in {"fallback": "fallback", "refused": REFUSED}.items()
         }
-        return row | shares | {"health_p50_ms": health[0], "health_p99_ms": health[1], "failed": failed}
+        late = round(float(np.percentile(self._late, 99)), 1)  # the generator itself, which is part of every latency
+        return row | shares | {
+            "health_p50_ms": health[0], "health_p99_ms": health[1], "generator_late_p99_ms": late, "failed": failed
+        }  # fmt: skip
 
 
 def _status(answer: dict[str, Any], name: str) -> str:
     number = answer["metadata"]["feature_names"].index(name)
     return str(answer["results"][number]["values"][0])
+
+
+def stalls(server: Server, since: float) -> dict[str, float]:
+    """How late the workers' event loops were since a `time.time`, and how long their threads computed at a time."""
+    beats = np.concatenate([np.loadtxt(file, ndmin=2) for file in server.folder.glob("beats.*")])
+    late, busy = beats[beats[:, 0] >= since, 1:].T
+    names = ("loop_late_p50_ms", "loop_late_p99_ms", "loop_busy_p99_ms", "loop_busy_max_ms")
+    values = (*np.percentile(late, [50, 99]), np.percentile(busy, 99), busy.max())
+    return {name: round(float(value), 2) for name, value in zip(names, values, strict=True)}
 
 
 def memory(server: Server) -> float:
@@ -194,7 +229,10 @@ def serving(store: str, workers: int, deadline_ms: int, max_wait_ms: int, artifa
         server = Server(store, Path(__file__).parents[1], root / "repo", files, environ, workers)
         stack.callback(server.stop)
         server.wait()
-        asyncio.run(Load(server.port, "warm").run(5, 5))
+        with contextlib.suppress(PermissionError):  # a generator that waits for a core makes every answer look late
+            os.setpriority(os.PRIO_PROCESS, 0, -10)
+        uvloop.run(Load(server.port, "warm").run(5, 5))
+        stack.callback(os.setpriority, os.PRIO_PROCESS, 0, 0)
         yield server
 
 
@@ -210,7 +248,7 @@ def soak(server: Server, rate: float, minutes: float) -> dict[str, Any]:
             await asyncio.wait([load], timeout=30)
         return load.result(), sizes
 
-    summary, sizes = asyncio.run(watched())
+    summary, sizes = uvloop.run(watched())
     later = np.array(sizes[len(sizes) // 2 :])
     slope = np.polyfit(np.arange(len(later)) / 120, later, 1)[0] if len(later) > 1 else 0.0
     return summary | {"minutes": minutes, "mib": sizes, "mib_per_hour_of_second_half": round(float(slope), 2)}
@@ -224,7 +262,7 @@ def main() -> None:
     parser.add_argument("--rates", type=float, nargs="+", default=[5, 10, 20, 40, 80, 160, 320], help="requests/s")
     parser.add_argument("--seconds", type=float, default=15, help="length of a cell")
     parser.add_argument("--deadline-ms", type=int, default=200)
-    parser.add_argument("--max-wait-ms", type=int, default=150, help="LLMREC_MAX_WAIT_MS; 0: refuse nothing")
+    parser.add_argument("--max-wait-ms", type=int, default=180, help="LLMREC_MAX_WAIT_MS; 0: refuse nothing")
     parser.add_argument("--soak", type=float, metavar="MINUTES", help="keep each rate for so long")
     parser.add_argument("--out", type=Path, help="file for the result as JSON")
     options = parser.parse_args()
@@ -233,11 +271,13 @@ def main() -> None:
         for workers in options.workers:
             with serving(store, workers, options.deadline_ms, options.max_wait_ms, options.artifacts) as server:
                 for rate in options.rates:
+                    began = time.time()
                     if options.soak:
                         row = soak(server, rate, options.soak)
                     else:
-                        row = asyncio.run(Load(server.port, f"{store} {workers} {rate}").run(rate, options.seconds))
-                    rows.append({"store": store, "workers": workers} | row | {"memory_mib": round(memory(server))})
+                        row = uvloop.run(Load(server.port, f"{store} {workers} {rate}").run(rate, options.seconds))
+                    row |= stalls(server, began) | {"memory_mib": round(memory(server))}
+                    rows.append({"store": store, "workers": workers} | row)
                     print(rows[-1], file=sys.stderr, flush=True)
     result = {
         "machine": f"{platform.machine()}, {os.cpu_count()} CPUs, Python {platform.python_version()}",

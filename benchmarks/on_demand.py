@@ -80,7 +80,7 @@ class Server:
             probe.bind(("127.0.0.1", 0))
             self.port = probe.getsockname()[1]
         self._environ = {**os.environ, **environ, "PYTHONPATH": str(checkout), "PYTHONWARNINGS": "ignore"}
-        self._folder = folder
+        self.folder = folder
         if not (folder / "registry.db").exists():
             prepare(folder, files, self._environ)
         command = [feast(), "serve", "-h", "127.0.0.1", "-p", str(self.port), "-w", str(workers)]
@@ -98,7 +98,7 @@ class Server:
                 Client(self.port).health()
                 return
             time.sleep(0.2)
-        raise SystemExit(f"{self.name} did not start: {self._folder / 'serve.log'}")
+        raise SystemExit(f"{self.name} did not start: {self.folder / 'serve.log'}")
 
     def stop(self) -> None:
         self.process.terminate()

@@ -25,10 +25,42 @@ Application: TypeAlias = Callable[[Message, Receive, Send], Awaitable[None]]
 
 READS = ("/get-online-features", "/retrieve-online-documents")
 """Paths of the requests that may be refused: somebody waits for the answer, and may ask again."""
-ALWAYS_ADMITTED = 8
+ALWAYS_ADMITTED = 4
 """Requests at a time that are never refused: a slow one, that loads a model say, is no sign of a queue."""
 _SMOOTHING = 0.05
+_DEVIATIONS = 2  # of the error of an estimate; with them the 99th percentile came out at the bound
 _LOG_EVERY_SECONDS = 60.0
+
+
+class _Forecast:
+    """How long a request will take: the number under way times the gap between answers, and how far off that was.
+
+    The mean error and two mean deviations are added, as TCP does for its timeouts (RFC 6298, section 2, with four), so
+    that about one answer of a hundred takes longer.
+    """
+
+    def __init__(self) -> None:
+        self._answers = 0
+        # Moving means, in seconds.
+        self._gap = 0.0  # between two answers while requests are under way
+        self._error = 0.0
+        self._deviation = 0.0
+
+    def seconds(self, under_way: int) -> float:
+        """Seconds that a request will hardly take longer than, with so many under way before it."""
+        return self._expected(under_way) + max(self._error + _DEVIATIONS * self._deviation, 0.0)
+
+    def learn(self, gap: float, under_way: int, took: float) -> None:
+        """An answer left `gap` seconds after the one before; it took so long, with so many under way when it came."""
+        self._answers += 1
+        weight = max(1 / self._answers, _SMOOTHING)
+        self._gap += weight * (gap - self._gap)
+        error = took - self._expected(under_way)
+        self._error += weight * (error - self._error)
+        self._deviation += weight * (abs(error - self._error) - self._deviation)
+
+    def _expected(self, under_way: int) -> float:
+        return (under_way + 1) * self._gap
 
 
 class Admission:
@@ -39,7 +71,7 @@ class Admission:
 
     Args:
         app: What answers.
-        max_wait_ms: None: nothing is refused.
+        max_wait_ms: Such as the deadline of the features that are asked for. None: nothing is refused.
         clock: For tests.
     """
 
@@ -48,7 +80,7 @@ class Admission:
         self._most_seconds = math.inf if max_wait_ms is None else max_wait_ms / 1000
         self._clock = clock
         self._under_way = 0
-        self._gap = 0.0  # seconds between two answers while requests are under way, a moving average
+        self._forecast = _Forecast()
         self._since = 0.0  # the last answer or, after a pause, the arrival that ended it
         self._refused = 0
         self._logged = -math.inf
@@ -57,25 +89,26 @@ class Admission:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        now = self._clock()
-        note_arrival(now)
+        arrived = self._clock()
+        note_arrival(arrived)
         if not scope["path"].startswith(READS):
             await self._app(scope, receive, send)
             return
-        wait = (self._under_way + 1) * self._gap
-        if self._under_way >= ALWAYS_ADMITTED and wait > self._most_seconds:
-            self._log(now, wait)
+        ahead = self._under_way
+        wait = self._forecast.seconds(ahead)
+        if ahead >= ALWAYS_ADMITTED and wait > self._most_seconds:
+            self._log(arrived, wait)
             await _refuse(send, wait)
             return
-        if not self._under_way:
-            self._since = now
+        if not ahead:
+            self._since = arrived
         self._under_way += 1
         try:
             await self._app(scope, receive, send)
         finally:
             self._under_way -= 1
             now = self._clock()
-            self._gap += _SMOOTHING * (now - self._since - self._gap)
+            self._forecast.learn(now - self._since, ahead, now - arrived)
             self._since = now
 
     def _log(self, now: float, wait: float) -> None:

@@ -13,7 +13,7 @@ from integration.server import Server
 PATIENCE = 60
 
 _SPYING = """
-import os, time
+import gc, os, time
 from pathlib import Path
 from llmrec_plugin.feast import load_artifacts as load
 from llmrec_plugin.runtime.encoder import Encoder
@@ -39,7 +39,7 @@ def spying_encode(self, texts, **options):
 def load_artifacts(app):
     Encoder.__init__, Encoder.encode = spying_start, spying_encode
     load(app)
-    note("warm", "warm")
+    note("warm", gc.get_freeze_count())
 """
 
 

@@ -65,6 +65,10 @@ def test_each_worker_loads_its_models_at_start_and_none_for_a_request(server: Se
     assert spy.lines("loads") == warm
 
 
+def test_what_a_worker_has_at_its_start_is_left_out_of_garbage_collection(server: Server, spy: Spy) -> None:
+    assert all(int(count) > 100_000 for counts in spy.lines("warm").values() for count in counts)
+
+
 def test_concurrent_requests_to_two_workers_give_the_values_of_one(server: Server, spy: Spy, repo: Repo) -> None:
     texts = [f"{a} {b}" for a in WORDS[:6] for b in WORDS[10:20]]
     expected = dict(zip(texts, repo.encode(texts), strict=True))

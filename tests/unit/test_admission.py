@@ -72,6 +72,17 @@ def test_a_crowd_is_cut_to_what_can_be_answered_in_time(clock):
     assert statuses.count(503) == 100 - server.answered
 
 
+def test_where_answers_come_unevenly_fewer_are_admitted(clock):
+    server = Server(clock, 0.1)
+    admission = Admission(server, 1000, clock=clock)
+    for number in range(200):
+        server.seconds = 0.4 if number % 4 == 0 else 0.0  # 0.1 s each, as above
+        _run(admission, 1)
+    server.answered, server.seconds = 0, 0.1
+    _run(admission, 100)
+    assert ALWAYS_ADMITTED <= server.answered <= 7
+
+
 def test_the_refused_are_told_when_to_ask_again(clock):
     admission = Admission(Server(clock, 2.0), 1000, clock=clock)
     _run(admission, 50)
