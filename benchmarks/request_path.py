@@ -193,7 +193,7 @@ class _Ways:
         self._bound = view.feature_transformation.udf.bound
         self.runner = runner_for(load_settings())
         self.runner.load(self._bound)
-        encoder = self.runner.encoder(self._bound, "online")
+        encoder = self.runner.models.encoder(self._bound, "online")
         # Since runtimes have a contract of their own, the bare session is inside theirs.
         holder = encoder._opened.session if hasattr(encoder, "_opened") else encoder
         self._session = holder._session = TimedSession(holder._session)

@@ -23,11 +23,11 @@ import numpy as np
 
 from llmrec_plugin.binding import Bound, BoundColumn, BoundSimilarity, BoundVector, from_values
 from llmrec_plugin.errors import EngineError, FingerprintMismatchError, MissingColumnError
-from llmrec_plugin.pipeline.columns import Value, output_arrays, output_fields, plain_columns
+from llmrec_plugin.pipeline.columns import Status, Value, output_arrays, output_fields, plain_columns
 from llmrec_plugin.pipeline.packing import unpack
 from llmrec_plugin.pipeline.postprocess import similarity
 from llmrec_plugin.runtime.arrivals import arrival
-from llmrec_plugin.runtime.runner import Computed, Mode, Status, runner_for
+from llmrec_plugin.runtime.runner import Computed, Mode, runner_for
 from llmrec_plugin.runtime.workers import in_ray_worker, worker_settings
 
 if TYPE_CHECKING:

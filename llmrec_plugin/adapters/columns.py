@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias, get_args
 import numpy as np
 
 from llmrec_plugin.errors import ColumnTypeError, DeclarationError, MissingColumnError
+from llmrec_plugin.pipeline.columns import Status
 from llmrec_plugin.pipeline.packing import unpack
-from llmrec_plugin.runtime.runner import Status
 from llmrec_plugin.serving import Column
 from llmrec_plugin.specs import NetworkFeature, TextFeature
 

@@ -117,11 +117,11 @@ class Encoding(Work):
         return [text for item in assembled for row in item.rows for text in row]
 
     def count(self, texts: Sequence[str]) -> int:
-        encoder, feature = self._runner.encoder(self._features[0], "batch"), self._features[0].feature
+        encoder, feature = self._runner.models.encoder(self._features[0], "batch"), self._features[0].feature
         return encoder.count_tokens([feature.prefix + text for text in texts], max_tokens=feature.max_tokens)
 
     def run(self, texts: list[str]) -> None:
-        encoder, feature = self._runner.encoder(self._features[0], "batch"), self._features[0].feature
+        encoder, feature = self._runner.models.encoder(self._features[0], "batch"), self._features[0].feature
         encoder.encode([feature.prefix + text for text in texts], max_tokens=feature.max_tokens)
 
 
@@ -163,7 +163,7 @@ class Running(Work):
         return sum(estimated_work(self._bound.inputs, text) for text in texts)
 
     def run(self, texts: list[str]) -> None:
-        self._runner.network(self._bound, "batch").compute(texts)
+        self._runner.models.network(self._bound, "batch").compute(texts)
 
 
 def works(bound: BoundColumn, runner: Runner) -> list[Work]:

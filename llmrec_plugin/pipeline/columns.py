@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -47,6 +47,8 @@ class Written(NamedTuple):
         return cls(tuple(value) if isinstance(value, list) else value, tuple(ids), tuple(scores))
 
 
+Status = Literal["ok", "cached", "empty", "invalid", "fallback"]
+"""Why a row's value is what it is."""
 Value: TypeAlias = np.ndarray | Written | float | None
 """A row's value: a (dims,) float32 vector, what a model wrote, or a network's number."""
 

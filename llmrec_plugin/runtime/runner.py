@@ -12,25 +12,21 @@ import os
 import sys
 import threading
 import time
-from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence, Sized
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from types import MappingProxyType
-from typing import Any, Literal, NamedTuple, cast
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import numpy as np
 
-from llmrec_plugin.artifacts import Artifact, ArtifactStore
+from llmrec_plugin.artifacts import ArtifactStore
 from llmrec_plugin.binding import BoundColumn, BoundFeature, BoundNetwork, BoundTokens
-from llmrec_plugin.errors import InputError, MissingColumnError
-from llmrec_plugin.inference import Profile
 from llmrec_plugin.keys import load_noise_key
 from llmrec_plugin.networks import Tokens
 from llmrec_plugin.pipeline.assemble import Assembled, assemble
-from llmrec_plugin.pipeline.columns import Value, Written, as_text, fallback_of
-from llmrec_plugin.pipeline.networks import MAX_CHARS, Rows, Vocabularies, estimated_work
+from llmrec_plugin.pipeline.columns import Status, Value, Written, as_text, fallback_of
+from llmrec_plugin.pipeline.networks import MAX_CHARS, Rows, estimated_work
 from llmrec_plugin.pipeline.networks import read_rows as read_network_rows
-from llmrec_plugin.pipeline.noise import privatize, user_of
 from llmrec_plugin.pipeline.postprocess import combine, finish
 from llmrec_plugin.pipeline.prompts import read_rows
 from llmrec_plugin.pipeline.redaction import redact_columns
@@ -40,17 +36,19 @@ from llmrec_plugin.runtime.cache import RunReport, ValueCache
 from llmrec_plugin.runtime.counts import RequestCounts
 from llmrec_plugin.runtime.encoder import Encoder
 from llmrec_plugin.runtime.microbatch import MicroBatcher, Prepared
-from llmrec_plugin.runtime.networks import ROWS_PER_CALL, WORK_PER_BATCH, LoadedNetwork, Result, read_vocabularies
+from llmrec_plugin.runtime.models import Models
+from llmrec_plugin.runtime.networks import ROWS_PER_CALL, WORK_PER_BATCH, Result
+from llmrec_plugin.runtime.private import privatized, without_user
 from llmrec_plugin.runtime.writer import KEYS_PER_CALL, Outcome, Writer
 from llmrec_plugin.settings import Settings
-from llmrec_plugin.specs import GaussianNoise, NetworkFeature, OnEmpty, TextFeature
+from llmrec_plugin.specs import NetworkFeature, OnEmpty, TextFeature
 from llmrec_plugin.specs.networks import columns_of_source
 
 logger = logging.getLogger(__name__)
 
+T = TypeVar("T")
 Mode = Literal["batch", "on_demand", "historical", "push"]
 _REQUESTS: tuple[Mode, ...] = ("on_demand", "push")  # few rows and somebody waits: no progress bar, no report kept
-Status = Literal["ok", "cached", "empty", "invalid", "fallback"]
 
 _COUNTS_OF_PARTS = ("texts", "cached", "computed", "tokens")
 WRITING_TOKENS = 16_384
@@ -98,15 +96,10 @@ class Runner:
         self.cache = cache or ValueCache(settings.cache_folder, settings.cache_max_bytes)
         self._settings = settings
         self.requests = RequestCounts()
-        self._encoders: dict[tuple[str, Profile], Encoder] = {}
-        self._networks: dict[tuple[str, Profile], LoadedNetwork] = {}
-        self._vocabularies: dict[str, Vocabularies] = {}
-        self._loading: defaultdict[tuple[str, Profile], threading.Lock] = defaultdict(threading.Lock)
-        self._batchers: dict[str, MicroBatcher[np.ndarray]] = {}
-        self._writing_batchers: dict[str, MicroBatcher[Outcome]] = {}
-        self._network_batchers: dict[str, MicroBatcher[Result]] = {}
+        self.models = Models(settings, self.store)
+        self._batchers: dict[str, MicroBatcher[Any]] = {}
         self._lock = threading.Lock()
-        self._writer = Writer(settings, self.store, self.cache, self._loaded)
+        self._writer = Writer(settings, self.store, self.cache, self.models.encoder_of)
 
     def compute(
         self,
@@ -194,7 +187,7 @@ class Runner:
                 invalid[number] = "the model gave a vector that is not finite"
         report = _report(bound, mode, statuses, texts=len(texts), cached=cached, computed=len(missing) - len(late))
         if feature.noise is not None:
-            values, statuses = _privatized(bound, feature.noise, values, statuses, assembled.rows, columns)
+            values, statuses = privatized(bound, feature.noise, values, statuses, assembled.rows, columns)
         return Computed(values, statuses, replace(report, invalid=len(invalid), tokens=tokens), invalid)
 
     def _write_rows(
@@ -281,7 +274,7 @@ class Runner:
         report = _report(bound, mode, statuses, texts=len(rows), cached=len(found), computed=len(results) - len(found))
         if feature.noise is not None:
             inputs = [() if row is None else (row,) for row in read.rows]
-            values, statuses = _privatized(bound, feature.noise, values, statuses, inputs, columns)
+            values, statuses = privatized(bound, feature.noise, values, statuses, inputs, columns)
         for part in parts.values():
             counts = {name: getattr(report, name) + getattr(part.report, name) for name in _COUNTS_OF_PARTS}
             report = replace(report, **counts)
@@ -301,20 +294,20 @@ class Runner:
             ]
             for name, part in parts.items()
         }
-        sources, vocabularies = dict(bound.feature.inputs), self._vocabularies_of(bound)
+        sources, vocabularies = dict(bound.feature.inputs), self.models.vocabularies(bound)
         if bound.feature.redact is not None:
             texts = [item.name for item in bound.inputs if isinstance(item, Tokens)]
             names = [column for name in texts for column in columns_of_source(sources[name])]
             columns = redact_columns(bound.feature.redact, columns, names, MAX_CHARS)
         read = read_network_rows(bound.feature.name, bound.inputs, sources, columns, vocabularies, vectors)  # type: ignore[arg-type]
-        invalid = read.invalid | _without_user(bound, columns)
+        invalid = read.invalid | without_user(bound, columns)
         for part in parts.values():
             invalid |= part.invalid
         return Rows([None if row in invalid else read.rows[row] for row in range(len(read.rows))], invalid)
 
     def _run(self, bound: BoundNetwork, rows: list[str], mode: Mode, *, quiet: bool) -> dict[str, Result]:
         """The results of rows; each part is kept before the next begins."""
-        network = self.network(bound, "online" if mode in _REQUESTS else "batch")
+        network = self.models.network(bound, "online" if mode in _REQUESTS else "batch")
         results: dict[str, Result] = {}
         chunks = _chunks(rows, ROWS_PER_CALL)
         show = self._settings.progress and mode not in _REQUESTS and not quiet
@@ -326,53 +319,20 @@ class Runner:
 
     def _run_together(self, bound: BoundNetwork, rows: list[str], called: float) -> dict[str, Result]:
         """The results that are there in time; what is late is computed and kept all the same."""
-        allowed = bound.feature.deadline_ms
-        ready = self._network_batcher(bound).encode(rows, None if allowed is None else called + allowed / 1000)
+        ready = self._together(
+            bound,
+            rows,
+            called,
+            prepare=lambda: Prepared(self.models.network(bound, "online").compute, WORK_PER_BATCH),
+            keep=lambda results: self._keep_results(bound, results),
+            count_tokens=lambda row: estimated_work(bound.inputs, row),
+        )
         return {row: result for row, result in ready.items() if result is not None}
 
     def _keep_results(self, bound: BoundNetwork, results: Mapping[str, Result]) -> None:
         valid = {row: result.value for row, result in results.items() if result.value is not None}
         if valid:
             self.cache.put_many(bound.encoding_fingerprint, valid)
-
-    def _network_batcher(self, bound: BoundNetwork) -> MicroBatcher[Result]:
-        key = bound.encoding_fingerprint
-
-        def prepare() -> Prepared[Result]:
-            return Prepared(self.network(bound, "online").compute, WORK_PER_BATCH)
-
-        with self._lock:
-            if key not in self._network_batchers:
-                self._network_batchers[key] = MicroBatcher(
-                    bound.feature.name,
-                    prepare,
-                    keep=lambda results: self._keep_results(bound, results),
-                    count_tokens=lambda row: estimated_work(bound.inputs, row),
-                )
-            return self._network_batchers[key]
-
-    def network(self, bound: BoundNetwork, profile: Profile) -> LoadedNetwork:
-        """The network of a feature, loaded when it is first asked for.
-
-        Raises:
-            ArtifactError: The network is missing, damaged, or not what the feature declares.
-        """
-        key = (bound.artifact_id, profile)
-        with self._lock:
-            loading = self._loading[key]
-        with loading:
-            if key not in self._networks:
-                artifact = self.store.get_network(bound.feature.model, bound.artifact_id)
-                artifact.check_fits(bound.feature)
-                self._networks[key] = LoadedNetwork(artifact, self._settings, profile)
-            return self._networks[key]
-
-    def _vocabularies_of(self, bound: BoundNetwork) -> Vocabularies:
-        """The vocabularies alone: rows whose values are cached need no graph."""
-        if bound.artifact_id not in self._vocabularies:
-            artifact = self.store.get_network(bound.feature.model, bound.artifact_id)
-            self._vocabularies[bound.artifact_id] = read_vocabularies(artifact)
-        return self._vocabularies[bound.artifact_id]
 
     def _write(self, bound: BoundTokens, keys: list[str], mode: Mode, *, quiet: bool) -> dict[str, Outcome]:
         """The outcomes of keys; each part is kept before the next begins."""
@@ -388,26 +348,20 @@ class Runner:
 
     def _write_together(self, bound: BoundTokens, keys: list[str], called: float) -> dict[str, Outcome]:
         """The outcomes that are there in time; what is late is written and kept all the same."""
-        allowed = bound.feature.deadline_ms
-        ready = self._writing_batcher(bound).encode(keys, None if allowed is None else called + allowed / 1000)
-        return {key: outcome for key, outcome in ready.items() if outcome is not None}
-
-    def _writing_batcher(self, bound: BoundTokens) -> MicroBatcher[Outcome]:
-        key = bound.encoding_fingerprint
 
         def prepare() -> Prepared[Outcome]:
             self._writer.load(bound, "online")
             return Prepared(lambda keys: self._writer.write(bound, keys, "online"), WRITING_TOKENS)
 
-        with self._lock:
-            if key not in self._writing_batchers:
-                self._writing_batchers[key] = MicroBatcher(
-                    bound.feature.name,
-                    prepare,
-                    keep=lambda outcomes: self._writer.keep(bound, outcomes),
-                    count_tokens=lambda text: len(text) // CHARACTERS_PER_TOKEN + bound.feature.decoding.max_new_tokens,
-                )
-            return self._writing_batchers[key]
+        ready = self._together(
+            bound,
+            keys,
+            called,
+            prepare=prepare,
+            keep=lambda outcomes: self._writer.keep(bound, outcomes),
+            count_tokens=lambda text: len(text) // CHARACTERS_PER_TOKEN + bound.feature.decoding.max_new_tokens,
+        )
+        return {key: outcome for key, outcome in ready.items() if outcome is not None}
 
     def write(self, bound: BoundTokens, keys: Sequence[str]) -> list[Outcome]:
         """What the model gives for rows' inputs, neither looked up nor kept: to measure how long it takes."""
@@ -422,8 +376,8 @@ class Runner:
         if isinstance(bound, BoundNetwork):
             for _, part in bound.parts:
                 self.load(part)
-            self.network(bound, "online")
-            self._vocabularies_of(bound)
+            self.models.network(bound, "online")
+            self.models.vocabularies(bound)
             self.cache.size()
             if bound.feature.noise is not None:
                 load_noise_key(bound.feature.noise.key_id)
@@ -434,26 +388,18 @@ class Runner:
         if isinstance(bound, BoundFeature):
             if bound.feature.noise is not None:
                 load_noise_key(bound.feature.noise.key_id)
-            self._encode_texts(bound, self.encoder(bound, "online"), ["ready"])
+            self._encode_texts(bound, self.models.encoder(bound, "online"), ["ready"])
         self.cache.size()
 
     def drain(self) -> None:
         """Returns when what requests asked for is in the cache."""
-        for embedding in list(self._batchers.values()):
-            embedding.drain()
-        for writing in list(self._writing_batchers.values()):
-            writing.drain()
-        for running in list(self._network_batchers.values()):
-            running.drain()
+        for batcher in list(self._batchers.values()):
+            batcher.drain()
 
     def waiting(self) -> int:
         """How many texts and rows of requests wait to be computed, or are being computed, in this process."""
         with self._lock:
-            batchers: list[Sized] = [
-                *self._batchers.values(),
-                *self._writing_batchers.values(),
-                *self._network_batchers.values(),
-            ]
+            batchers = list(self._batchers.values())
         return sum(len(batcher) for batcher in batchers)
 
     def record(self, report: RunReport, *, show: bool = True) -> None:
@@ -471,7 +417,7 @@ class Runner:
         self, bound: BoundFeature, texts: list[str], vectors: dict[str, np.ndarray], mode: Mode, *, quiet: bool
     ) -> int:
         """Adds the vectors of `texts`, where finite, to `vectors` and to the cache; returns the tokens read."""
-        encoder = self.encoder(bound, "online" if mode in _REQUESTS else "batch")
+        encoder = self.models.encoder(bound, "online" if mode in _REQUESTS else "batch")
         tokens = 0
         chunks = _chunks(texts, encoder.texts_per_call)
         show = self._settings.progress and mode not in _REQUESTS and not quiet
@@ -487,36 +433,43 @@ class Runner:
         self, bound: BoundFeature, texts: list[str], vectors: dict[str, np.ndarray], called: float
     ) -> set[str]:
         """Adds the vectors of `texts`, where finite, to `vectors`; returns the texts that missed the deadline."""
-        self._check_fits(bound)  # a missing model is an error, not a late row
-        allowed = bound.feature.deadline_ms
-        until = None if allowed is None else called + allowed / 1000
-        ready = self._batcher(bound).encode(texts, until)
+
+        def prepare() -> Prepared[np.ndarray]:
+            encoder = self.models.encoder(bound, "online")
+            return Prepared(lambda texts: self._encode_shared(bound, encoder, texts), encoder.token_budget)
+
+        self.models.check_fits(bound, "online")  # a missing model is an error, not a late row
+        max_tokens = bound.feature.max_tokens
+        ready = self._together(
+            bound,
+            texts,
+            called,
+            prepare=prepare,
+            keep=lambda done: self.cache.put_many(bound.encoding_fingerprint, done),
+            count_tokens=lambda text: min(len(text) // CHARACTERS_PER_TOKEN + 2, max_tokens),
+        )
         vectors.update((text, vector) for text, vector in ready.items() if vector is not None)
         return set(texts) - ready.keys()
 
-    def _check_fits(self, bound: BoundFeature) -> None:
-        encoder = self._encoders.get((bound.artifact_id, "online"))
-        artifact = encoder.artifact if encoder else self.store.get(bound.feature.model, bound.artifact_id)
-        artifact.check_fits(bound.feature)
-
-    def _batcher(self, bound: BoundFeature) -> MicroBatcher[np.ndarray]:
-        """The one for all features that encode alike."""
-        key = bound.encoding_fingerprint
-        max_tokens = bound.feature.max_tokens
-
-        def prepare() -> Prepared[np.ndarray]:
-            encoder = self.encoder(bound, "online")
-            return Prepared(lambda texts: self._encode_shared(bound, encoder, texts), encoder.token_budget)
-
+    def _together(
+        self,
+        bound: BoundColumn,
+        keys: list[str],
+        called: float,
+        *,
+        prepare: Callable[[], Prepared[T]],
+        keep: Callable[[dict[str, T]], None],
+        count_tokens: Callable[[str], int],
+    ) -> dict[str, T | None]:
+        """The values of keys that are there in time, by the one batcher of all features that compute alike."""
         with self._lock:
-            if key not in self._batchers:
-                self._batchers[key] = MicroBatcher(
-                    bound.feature.name,
-                    prepare,
-                    keep=lambda vectors: self.cache.put_many(key, vectors),
-                    count_tokens=lambda text: min(len(text) // CHARACTERS_PER_TOKEN + 2, max_tokens),
+            if bound.encoding_fingerprint not in self._batchers:
+                self._batchers[bound.encoding_fingerprint] = MicroBatcher(
+                    bound.feature.name, prepare, keep=keep, count_tokens=count_tokens
                 )
-            return self._batchers[key]
+            batcher: MicroBatcher[T] = self._batchers[bound.encoding_fingerprint]
+        allowed = bound.feature.deadline_ms
+        return batcher.encode(keys, None if allowed is None else called + allowed / 1000)
 
     def _encode_shared(self, bound: BoundFeature, encoder: Encoder, texts: list[str]) -> list[np.ndarray | None]:
         """The vectors of a batch that requests share; no report of theirs has its tokens."""
@@ -534,26 +487,6 @@ class Runner:
         finished.flags.writeable = False  # requests share them
         finite = np.isfinite(finished).all(axis=1)
         return [vector if sound else None for vector, sound in zip(finished, finite, strict=True)], tokens
-
-    def encoder(self, bound: BoundFeature, profile: Profile) -> Encoder:
-        """The encoder of a feature, loaded when it is first asked for.
-
-        Raises:
-            ArtifactError: The model is missing, damaged, or not what the feature declares.
-        """
-        loaded = self._encoders.get((bound.artifact_id, profile))  # perhaps by another feature
-        artifact = loaded.artifact if loaded else self.store.get(bound.feature.model, bound.artifact_id)
-        artifact.check_fits(bound.feature)
-        return self._loaded(artifact, profile)
-
-    def _loaded(self, artifact: Artifact, profile: Profile) -> Encoder:
-        key = (artifact.id, profile)
-        with self._lock:
-            loading = self._loading[key]
-        with loading:  # one lock per model: a request for a loaded one does not wait while another is loaded
-            if key not in self._encoders:
-                self._encoders[key] = Encoder(artifact, self._settings, profile)
-            return self._encoders[key]
 
     def _warn(self, report: RunReport, invalid: dict[int, str]) -> None:
         if invalid:
@@ -575,52 +508,8 @@ def _assembled(bound: BoundFeature, columns: Mapping[str, Sequence[Any]]) -> Ass
 
 
 def _of_known_users(bound: BoundFeature, assembled: Assembled, columns: Mapping[str, Sequence[Any]]) -> Assembled:
-    invalid = assembled.invalid | _without_user(bound, columns)
+    invalid = assembled.invalid | without_user(bound, columns)
     return Assembled([() if row in invalid else texts for row, texts in enumerate(assembled.rows)], invalid)
-
-
-def _without_user(bound: BoundFeature | BoundNetwork, columns: Mapping[str, Sequence[Any]]) -> dict[int, str]:
-    """The rows that the noise of a feature cannot be drawn for, and why."""
-    noise = bound.feature.noise
-    if noise is None:
-        return {}
-    if noise.user not in columns:
-        raise MissingColumnError(bound.feature.name, [noise.user], columns)
-    invalid = {}
-    for row, cell in enumerate(columns[noise.user]):
-        try:
-            user_of(cell)
-        except InputError as exc:
-            invalid[row] = str(exc)
-    return invalid
-
-
-def _privatized(
-    bound: BoundFeature | BoundNetwork,
-    noise: GaussianNoise,
-    values: list[Value],
-    statuses: list[Status],
-    inputs: Sequence[Sequence[str]],
-    columns: Mapping[str, Sequence[Any]],
-) -> tuple[list[Value], list[Status]]:
-    """Values with noise, and their statuses. The cache holds vectors without it."""
-    key = load_noise_key(noise.key_id)
-    rows = [row for row, status in enumerate(statuses) if status in ("ok", "empty")]
-    if not rows:
-        return values, statuses
-    noisy = privatize(
-        noise,
-        key,
-        bound.fingerprint,
-        np.stack([cast(np.ndarray, values[row]) for row in rows]),
-        [user_of(columns[noise.user][row]) for row in rows],
-        [inputs[row] for row in rows],
-    )
-    private = dict(zip(rows, noisy, strict=True))
-    return (
-        [private.get(row, value) for row, value in enumerate(values)],
-        ["ok" if status == "empty" else status for status in statuses],  # who has no data is not told
-    )
 
 
 def _texts(bound: BoundFeature, written: Computed) -> Assembled:

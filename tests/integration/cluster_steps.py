@@ -37,7 +37,7 @@ def _probe(transform: Transform) -> Callable[[int], dict[str, int]]:
         return {
             "process": os.getpid(),
             "runners": runner_for.cache_info().misses,
-            "models": len(runner_for(settings)._encoders),
+            "models": len(runner_for(settings).models),
             "threads": settings.threads,
         }
 

@@ -13,7 +13,7 @@ from fastapi import FastAPI
 from feast import FeatureStore
 
 from llmrec_plugin.feast import load_artifacts, warmup
-from llmrec_plugin.runtime import runner as runner_module
+from llmrec_plugin.runtime import models as models_module
 
 
 def serve_after_warm_up(requests: list[tuple[str, dict[str, Any]]]) -> dict[str, Any]:
@@ -23,13 +23,13 @@ def serve_after_warm_up(requests: list[tuple[str, dict[str, Any]]]) -> dict[str,
     handler.emit = lambda record: records.append(record.getMessage())  # type: ignore[method-assign]
     logging.getLogger("llmrec_plugin.feast").addHandler(handler)
     loads: list[str] = []
-    load = runner_module.Encoder
+    load = models_module.Encoder
 
     def spy(artifact: Any, *others: Any) -> Any:
         loads.append(artifact.manifest.model)
         return load(artifact, *others)
 
-    runner_module.Encoder = spy  # type: ignore[assignment,misc]
+    models_module.Encoder = spy  # type: ignore[assignment,misc]
     load_artifacts(FastAPI())
     loaded_at_start = list(loads)
     answers = []
@@ -49,7 +49,7 @@ def warm_up_with_a_slow_model() -> dict[str, Any]:
     handler.emit = lambda record: records.append(record.getMessage())  # type: ignore[method-assign]
     logging.getLogger("llmrec_plugin.feast").addHandler(handler)
     go_on, loaded = threading.Event(), threading.Event()
-    load = runner_module.Encoder
+    load = models_module.Encoder
 
     def slowly(*arguments: Any) -> Any:
         go_on.wait(60)
@@ -57,7 +57,7 @@ def warm_up_with_a_slow_model() -> dict[str, Any]:
         loaded.set()
         return encoder
 
-    runner_module.Encoder = slowly  # type: ignore[assignment,misc]
+    models_module.Encoder = slowly  # type: ignore[assignment,misc]
     warmup.SECONDS_AT_START = 0.05
     load_artifacts(FastAPI())
     waited = not loaded.is_set()

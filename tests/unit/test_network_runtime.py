@@ -15,7 +15,7 @@ from llmrec_plugin.artifacts import ArtifactStore
 from llmrec_plugin.binding import bind
 from llmrec_plugin.errors import ArtifactCorruptError, ParityError
 from llmrec_plugin.pipeline.networks import read_rows
-from llmrec_plugin.runtime import runner as module
+from llmrec_plugin.runtime import models as module
 from llmrec_plugin.runtime.networks import LoadedNetwork
 from llmrec_plugin.runtime.runner import Runner
 

@@ -19,7 +19,7 @@ from llmrec_plugin.binding import BoundFeature, bind
 from llmrec_plugin.errors import ArtifactCorruptError, ArtifactMismatchError, ArtifactNotFoundError, MissingColumnError
 from llmrec_plugin.manifests import GRAPH
 from llmrec_plugin.runtime import encoder as encoder_module
-from llmrec_plugin.runtime import runner as module
+from llmrec_plugin.runtime import models as module
 from llmrec_plugin.runtime.calibration import Opened
 from llmrec_plugin.runtime.encoder import Encoder
 from llmrec_plugin.runtime.runner import Runner, runner_for
@@ -474,7 +474,7 @@ def test_no_lock_that_another_request_needs_is_held_during_inference(new_runner,
     bound = bind(feature, store)
     for known in (bound, other):
         embed(runner, known, ["red"], "on_demand")
-    encoder = runner.encoder(bound, "online")
+    encoder = runner.models.encoder(bound, "online")
     session, placement = encoder._opened
     inside, go_on = threading.Event(), threading.Event()
 
@@ -527,7 +527,7 @@ from pathlib import Path
 sys.path.insert(0, sys.argv[3])
 from llmrec_plugin.binding import bind
 from llmrec_plugin.runtime import encoder
-from llmrec_plugin.runtime import runner as module
+from llmrec_plugin.runtime import models as module
 from llmrec_plugin.runtime.runner import Runner
 from samples import embedding, settings
 

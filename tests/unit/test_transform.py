@@ -19,6 +19,7 @@ from llmrec_plugin import transform as transform_module
 from llmrec_plugin.binding import BoundSimilarity, to_values
 from llmrec_plugin.errors import EngineError, FingerprintMismatchError, MissingColumnError
 from llmrec_plugin.pipeline.postprocess import similarity
+from llmrec_plugin.runtime import models as models_module
 from llmrec_plugin.runtime import runner as runner_module
 from llmrec_plugin.runtime.arrivals import note_arrival
 from llmrec_plugin.settings import load_settings
@@ -40,7 +41,7 @@ def environment(monkeypatch, tmp_path, tiny_folder):
 
 @pytest.fixture
 def no_model(monkeypatch):
-    monkeypatch.setattr(runner_module, "Encoder", lambda *_: pytest.fail("a model was loaded"))
+    monkeypatch.setattr(models_module, "Encoder", lambda *_: pytest.fail("a model was loaded"))
 
 
 def make(view, item, **extra):
@@ -295,8 +296,8 @@ def test_the_status_of_a_pair_says_which_side_has_no_vector(tiny):
 @pytest.mark.parametrize("metric", ["cosine", "dot", "euclidean"])
 def test_a_pair_whose_side_is_late_is_null(tiny, monkeypatch, on_deadline, metric):
     go_on = threading.Event()
-    load = runner_module.Encoder
-    monkeypatch.setattr(runner_module, "Encoder", lambda *arguments: go_on.wait(20) and load(*arguments))
+    load = models_module.Encoder
+    monkeypatch.setattr(models_module, "Encoder", lambda *arguments: go_on.wait(20) and load(*arguments))
     left = bound(query(deadline_ms=1, on_deadline=on_deadline), tiny.id)
     transform = make("on_demand", BoundSimilarity(match(metric=metric, status=True), left, bound(embedding(), tiny.id)))
     result = transform({"query": ["red", "", "red"], ITEM: [STORED, STORED, None]})

@@ -177,7 +177,7 @@ def test_labels_are_those_above_their_threshold(runner, tmp_path):
     export_tiny(store, name="labels", labels=LABELS, thresholds=(0.6, 0.5, 0.4, 0.3, 0.2))
     bound = bind(labelled(output=Tags(max_items=3)), store)
     [value] = runner.compute(bound, {"title": ["fast red server"]}, "batch").values
-    logits, _ = runner._loaded(store.current("labels"), "batch").encode(["fast red server"])
+    logits, _ = runner.models.encoder_of(store.current("labels"), "batch").encode(["fast red server"])
     scores = 1 / (1 + np.exp(-logits[0].astype(float)))
     expected = [i for i in np.argsort(-scores) if scores[i] >= (0.6, 0.5, 0.4, 0.3, 0.2)[i]][:3]
     assert value.value == tuple(LABELS[i] for i in expected)
@@ -200,7 +200,9 @@ def test_the_text_is_written_once_for_its_embedding(runner, engine):
     assert engine.prompts == {"red": 1, "blue": 1, "mute": 1, "down": 1}
     assert computed.statuses == ["ok", "ok", "empty", "invalid", "invalid"]
     assert computed.unanswered == {4: "HTTP 503"}
-    own, _ = runner.encoder(BoundFeature(feature, runner.store.current_id("tiny")), "batch").encode(["RED", "BLUE"])
+    own, _ = runner.models.encoder(BoundFeature(feature, runner.store.current_id("tiny")), "batch").encode(
+        ["RED", "BLUE"]
+    )
     np.testing.assert_allclose(np.stack(computed.values[:2]), own, atol=1e-6)
 
 

@@ -11,6 +11,7 @@ from tiny import export_tiny
 from llmrec_plugin.adapters import add_feature, write_source
 from llmrec_plugin.artifacts import ArtifactStore
 from llmrec_plugin.errors import DeclarationError, InputError, MissingColumnError, MissingExtraError
+from llmrec_plugin.runtime import models as models_module
 from llmrec_plugin.runtime import runner as runner_module
 
 TITLES = ["red web server", "", "a fast python library", "red web server"]
@@ -40,7 +41,7 @@ def test_a_feature_s_columns_are_those_of_its_view(dataset, vectors_of):
 def test_values_in_the_cache_are_not_computed_again(dataset, vectors_of, monkeypatch):
     vectors_of([title for title in TITLES if title])
     runner_module.runner_for.cache_clear()
-    monkeypatch.setattr(runner_module, "Encoder", lambda *_: pytest.fail("a model was loaded"))
+    monkeypatch.setattr(models_module, "Encoder", lambda *_: pytest.fail("a model was loaded"))
     assert len(add_feature(dataset, embedding())) == 4
 
 

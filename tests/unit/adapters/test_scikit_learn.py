@@ -20,6 +20,7 @@ from llmrec_plugin.errors import (
     MissingColumnError,
     UnknownNameError,
 )
+from llmrec_plugin.runtime import models as models_module
 from llmrec_plugin.runtime import runner as runner_module
 
 sklearn = pytest.importorskip("sklearn", reason="the extra 'ranker' is not installed")
@@ -129,7 +130,7 @@ def test_vectors_of_another_model_are_refused(tmp_path, monkeypatch):
 
 def test_nothing_is_computed_twice(monkeypatch):
     FeatureTransformer(embedding()).fit_transform(TITLES)
-    monkeypatch.setattr(runner_module, "Encoder", lambda *_: pytest.fail("a model was loaded"))
+    monkeypatch.setattr(models_module, "Encoder", lambda *_: pytest.fail("a model was loaded"))
     runner_module.runner_for.cache_clear()
     FeatureTransformer(embedding()).fit_transform(TITLES)
 

@@ -394,7 +394,7 @@ def test_a_text_that_the_engine_fails_on_fails_no_other_request(runner, expected
         time.sleep(0.02)  # so that others wait and share a batch
         return run(self, batch)
 
-    tokenizer = runner.encoder(bind(samples.embedding(), runner.store), "online")._tokenizer(16)
+    tokenizer = runner.models.encoder(bind(samples.embedding(), runner.store), "online")._tokenizer(16)
     poison = tokenizer.encode("kernel").ids[1]
     monkeypatch.setattr(OnnxSession, "run", fail)
     titles = [*TITLES, "kernel driver"]

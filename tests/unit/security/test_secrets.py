@@ -99,7 +99,7 @@ def test_a_failing_engine_tells_no_text(settings, tmp_path, caplog, capsys, monk
         raise RuntimeError("kernel failed")
 
     monkeypatch.setattr(Encoder, "_run", fail)
-    monkeypatch.setattr(type(runner.encoder(bound, "online")._opened.session), "run", fail)
+    monkeypatch.setattr(type(runner.models.encoder(bound, "online")._opened.session), "run", fail)
     said = []
     for mode in ("batch", "on_demand"):
         with pytest.raises(Exception, match="kernel failed") as caught:
