@@ -71,8 +71,8 @@ def test_pixels_are_those_of_clips_own_processor(size):
     for data in files:
         expected = processor(Pictures.open(io.BytesIO(data)), return_tensors="np")["pixel_values"][0]
         difference = np.abs(item.pixels(data) - expected)
-        # A level of 255 where a value lies at the border of two, float32 elsewhere. Pillow 13 cuts a tall picture before
-        # it makes it larger with other roundings than after: 3 % of its values, a few of them by two levels.
+        # A level of 255 where a value lies at the border of two, float32 elsewhere. In Pillow 13 a tall picture that is
+        # cut before it is made larger has other roundings than after: 3 % of its values, a few by two levels.
         step = 1 / 255 / min(processor.image_std)
         assert difference.max() <= step * 2.01
         assert (difference > step * 1.01).mean() < 1e-3
