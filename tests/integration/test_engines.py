@@ -50,7 +50,7 @@ offline_store: {{type: llmrec_plugin.feast.spark.LLMSparkOfflineStore, spark_con
 """,
 }
 # Spark on one machine tries no task again, unless it is told how often one may fail. Not in feature_store.yaml: Feast
-# 0.67 takes the keys of batch_engine for Spark's properties, and spark_conf for one (compute_engines/spark/compute.py:84).
+# 0.67 takes the keys of batch_engine for Spark's properties, spark_conf for one (compute_engines/spark/compute.py:84).
 CONFIGURATIONS["spark that tries again"] = CONFIGURATIONS["spark"]
 AGAIN = {"spark that tries again": {"PYSPARK_SUBMIT_ARGS": "--master local[2,4] pyspark-shell"}}
 # Read by every worker process as it starts: the first that computes a feature's texts meets with an accident.
