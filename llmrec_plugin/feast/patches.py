@@ -46,7 +46,6 @@ from feast.diff import registry_diff
 from feast.diff.property_diff import PropertyDiff, TransitionType
 from feast.feature_store import FeatureStore
 from feast.feature_view import FeatureView
-from feast.infra.offline_stores import dask
 from feast.infra.registry.base_registry import BaseRegistry
 from feast.infra.registry.file import FileRegistryStore
 from feast.infra.registry.registry import Registry
@@ -117,6 +116,8 @@ def apply_patches() -> None:
 
         _wrap(VectorStoreRegistry, "refresh", _refresh_registry)
     if not hasattr(DataSource, "resolve_credentials"):  # before Feast 0.66
+        from feast.infra.offline_stores import dask
+
         _wrap(dask, "_read_datasource", _read_data_source)
         if importlib.util.find_spec("ibis"):
             from feast.infra.offline_stores import duckdb
