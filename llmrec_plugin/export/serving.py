@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from llmrec_plugin.artifacts import Artifact
+from llmrec_plugin.artifacts import Artifact, sha256_file
 from llmrec_plugin.export.graph import OUTPUT
 from llmrec_plugin.export.parity import Run
 from llmrec_plugin.inference import Batch
@@ -43,7 +43,7 @@ def serving_runner(model: EncoderModel, path: Path, inputs: tuple[str, ...], pad
         inputs=inputs,
         output=OUTPUT,
         precision=model.precision,
-        files={},
+        files={path.name: sha256_file(path)},
         golden_texts=(),
     )
     artifact, settings = Artifact(path.parent, manifest), load_settings()
