@@ -58,6 +58,29 @@ class BaseColumns:
             latest=np.maximum(newest, window.latest())[query],
         )
 
+    def shortlist(self, window: Window, most: int) -> Rows:
+        """A recall stage: `most` items of each list that are not in its history, ascending.
+
+        Half are the best by co-occurrence with the history, the rest the most popular ones.
+        """
+        columns = self.columns(window, Rows.everything(window))
+        size = len(window.catalogue.items)
+        place = {name: number for number, name in enumerate(columns.names)}
+        lists = []
+        for query in range(len(window)):
+            part = columns.values[query * size : (query + 1) * size]
+            open_items = np.ones(size, dtype=bool)
+            open_items[window.past_items(query)] = False
+            chosen: dict[int, None] = {}
+            for name, count in (("together", most // 2), ("item_events", most)):
+                order = np.argsort(-part[:, place[name]], kind="stable")
+                for item in order[open_items[order]]:
+                    if len(chosen) >= count:
+                        break
+                    chosen[int(item)] = None
+            lists.append(np.array(sorted(chosen), dtype=np.int64))
+        return Rows.of(lists)
+
     def _statistics(self, window: Window) -> _Statistics:
         if self._known is None or self._known[0] is not window.snapshot:
             self._known = (window.snapshot, _Statistics.of(window.snapshot, window.catalogue))

@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from llmrec_plugin.console import result
-from llmrec_plugin.errors import InputError
+from llmrec_plugin.errors import InputError, UnknownNameError
 
 _folder = click.Path(exists=True, file_okay=False, path_type=Path)
 _file = click.Path(exists=True, dir_okay=False, path_type=Path)
@@ -36,6 +36,7 @@ def _show(measured: dict[str, Any]) -> None:
 )
 @click.option("--config", type=_file, help="Feature sets, arms and controls: YAML or TOML.")
 @click.option("--feature", "features", multiple=True, help="Name of an embedding feature of items: an arm of its own.")
+@click.option("--arm", "arms", multiple=True, help="Only this arm of the configuration; may be given several times.")
 @click.option("--ranker", "rankers", multiple=True, help="lightgbm or deepfm; may be given twice.")
 @click.option("--control", "controls", multiple=True, help="random, shuffled or stale; may be given several times.")
 @click.option("--seeds", type=click.IntRange(min=1), help="Models of each arm.  [default: 5]")
@@ -53,6 +54,7 @@ def evaluate(
     output: Path,
     config: Path | None,
     features: tuple[str, ...],
+    arms: tuple[str, ...],
     runs: tuple[str, ...],
     write_lists: bool,
     **options: Any,
@@ -72,6 +74,8 @@ def evaluate(
     if config is not None:
         sys.path.insert(0, str(config.parent.absolute()))  # functions and declarations beside the file
     configuration = read_configuration(config, **changed)
+    if arms:
+        configuration = _with_arms(configuration, arms)
     if features:
         configuration = _with_features(configuration, features)
     chosen = {**configuration.runs, **dict(_pair(run) for run in runs)}
@@ -138,6 +142,15 @@ def _with_features(configuration: Any, features: tuple[str, ...]) -> Any:
         features={**configuration.features, **added},
         arms={**configuration.arms, **{name: [name] for name in features}},
     )
+
+
+def _with_arms(configuration: Any, names: tuple[str, ...]) -> Any:
+    from dataclasses import replace
+
+    for name in names:
+        if name not in configuration.arms:
+            raise UnknownNameError("arm", name, configuration.arms)
+    return replace(configuration, arms={name: configuration.arms[name] for name in names})
 
 
 def _pair(text: str) -> tuple[str, str]:

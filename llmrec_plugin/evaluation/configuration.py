@@ -21,7 +21,7 @@ import numpy as np
 import yaml
 
 from llmrec_plugin.errors import InputError, UnknownNameError
-from llmrec_plugin.evaluation.declared import Computer, Inputs
+from llmrec_plugin.evaluation.declared import Computer, EventList, Inputs
 from llmrec_plugin.evaluation.experiment import BASE, Arm, Plan
 from llmrec_plugin.evaluation.features import (
     FeatureSet,
@@ -173,8 +173,8 @@ def feature_set(
 
     ``similarity``: `item`, `user`, `events`, `last_n`, `liked_only`, `history`, `vectors`. ``network``: the same
     without columns of the history. ``tokens``: `item` (a column of words or a declared feature) and `last_n`. ``pair``:
-    `pair`, `events`, `last_n`, `liked_only`. ``table``: `path`, `time`, `columns`, `static`. ``function``: `function`
-    and its arguments. Each may have `stale`: the options that differ in the stale control.
+    `pair`, `events`, `last_n`, `liked_only`, `shortlist`. ``table``: `path`, `time`, `columns`, `static`. ``function``:
+    `function` and its arguments. Each may have `stale`: the options that differ in the stale control.
 
     Raises:
         InputError: The kind or an option is unknown or missing.
@@ -190,7 +190,7 @@ def feature_set(
         "similarity": {"item", "user", "events", "last_n", "liked_only", "history", "vectors"},
         "network": {"item", "user", "events", "last_n", "liked_only", "vectors"},
         "tokens": {"item", "last_n"},
-        "pair": {"pair", "events", "last_n", "liked_only"},
+        "pair": {"pair", "events", "last_n", "liked_only", "shortlist"},
         "table": {"path", "time", "columns", "static"},
     }[kind]
     for key in values:
@@ -205,7 +205,7 @@ def feature_set(
             static=bool(values.get("static", False)),
         )
     inputs = Inputs(
-        events=values.get("events", {}),
+        events={column: _event_list(name, column, each) for column, each in values.get("events", {}).items()},
         last_n=int(values.get("last_n", 20)),
         liked_only=bool(values.get("liked_only", False)),
     )
@@ -220,7 +220,7 @@ def feature_set(
         )
     if kind == "pair":
         pair = _declared(_needed(name, values, "pair"), resolve)
-        return PairSet(name=name, computer=computer(), pair=pair, inputs=inputs)
+        return PairSet(name=name, computer=computer(), pair=pair, inputs=inputs, shortlist=values.get("shortlist"))
     user = values.get("user")
     if kind == "network" and user is None:
         raise InputError(f"feature set {name!r}: a network of items needs user=, the feature of the users' side.")
@@ -233,6 +233,17 @@ def feature_set(
         history=kind == "similarity" and bool(values.get("history", True)),
         with_vectors=bool(values.get("vectors", False)),
     )
+
+
+def _event_list(name: str, column: str, value: Any) -> str | EventList:
+    if isinstance(value, str):
+        return value
+    if not isinstance(value, Mapping) or set(value) != {"shows", "liked"}:
+        raise InputError(
+            f"feature set {name!r}: events of {column!r}: expected what each event gives, or that as `shows` with "
+            f"`liked`, true or false; got {value!r}."
+        )
+    return EventList(shows=str(value["shows"]), liked=bool(value["liked"]))
 
 
 def _needed(name: str, values: dict[str, Any], option: str) -> Any:

@@ -26,6 +26,19 @@ _SAMPLE = 64  # rows whose inference is timed
 
 
 @dataclass(frozen=True, kw_only=True)
+class EventList:
+    """A list column with one side of the history alone, such as what was not liked.
+
+    Attributes:
+        shows: What each event gives, as in `Inputs.events`.
+        liked: Whether the list holds the liked events or the others.
+    """
+
+    shows: str
+    liked: bool
+
+
+@dataclass(frozen=True, kw_only=True)
 class Inputs:
     """Where the columns that a feature reads come from.
 
@@ -33,12 +46,12 @@ class Inputs:
 
     Attributes:
         events: List column of a list -> what each event of the history gives: a column of the items' table,
-            ``item_id``, ``rating`` or a template such as ``"{title}. {genres}"``.
+            ``item_id``, ``rating`` or a template such as ``"{title}. {genres}"``; or an `EventList` of some events.
         last_n: Newest events that such a list holds.
         liked_only: Whether it holds liked events only.
     """
 
-    events: Mapping[str, str] = field(default_factory=dict)
+    events: Mapping[str, str | EventList] = field(default_factory=dict)
     last_n: int = 20
     liked_only: bool = False
 
@@ -144,8 +157,11 @@ def _numbers(value: Any) -> Any:
         raise InputError(f"evaluate: expected vectors or numbers of a feature, got {value!r}.") from exc
 
 
-def _event_lists(window: Window, inputs: Inputs, source: str, *, oldest_first: bool) -> list[list[Any]]:
+def _event_lists(window: Window, inputs: Inputs, source: str | EventList, *, oldest_first: bool) -> list[list[Any]]:
     history, catalogue = window.history, window.catalogue
+    kept = history.liked if inputs.liked_only else np.ones(len(history), dtype=bool)
+    if isinstance(source, EventList):
+        kept, source = history.liked == source.liked, source.shows
     if source == ITEM:
         values: Any = catalogue.items[history.item]
     elif source == "rating":
@@ -159,7 +175,6 @@ def _event_lists(window: Window, inputs: Inputs, source: str, *, oldest_first: b
         values = column[history.item]
     lists = []
     for first, last in zip(window.offsets[:-1], window.offsets[1:], strict=True):
-        rows = np.arange(first, last)
-        rows = rows[history.liked[rows]][: inputs.last_n] if inputs.liked_only else rows[: inputs.last_n]
+        rows = first + np.flatnonzero(kept[first:last])[: inputs.last_n]
         lists.append([values[row] for row in (rows[::-1] if oldest_first else rows)])
     return lists

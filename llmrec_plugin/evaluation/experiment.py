@@ -387,28 +387,9 @@ def _chosen(ranker: Ranker, table: Table, held_out: Table, plan: Plan) -> tuple[
 
 def _candidates(window: Window, base: BaseColumns, plan: Plan) -> Rows:
     """All items, or those of the recall stage, ascending within each list."""
-    size = len(window.catalogue.items)
-    everything = Rows(
-        item=np.tile(np.arange(size), len(window)), offsets=np.arange(len(window) + 1, dtype=np.int64) * size
-    )
-    if plan.candidates is None or plan.candidates >= size:
-        return everything
-    columns = base.columns(window, everything)
-    place = {name: number for number, name in enumerate(columns.names)}
-    lists = []
-    for query in range(len(window)):
-        part = columns.values[query * size : (query + 1) * size]
-        open_items = np.ones(size, dtype=bool)
-        open_items[window.past_items(query)] = False
-        chosen: dict[int, None] = {}
-        for name, most in (("together", plan.candidates // 2), ("item_events", plan.candidates)):
-            order = np.argsort(-part[:, place[name]], kind="stable")
-            for item in order[open_items[order]]:
-                if len(chosen) >= most:
-                    break
-                chosen[int(item)] = None
-        lists.append(np.array(sorted(chosen), dtype=np.int64))
-    return Rows.of(lists)
+    if plan.candidates is None or plan.candidates >= len(window.catalogue.items):
+        return Rows.everything(window)
+    return base.shortlist(window, plan.candidates)
 
 
 def _from_run(

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from llmrec_plugin.evaluation.base import BaseColumns
 from llmrec_plugin.evaluation.declared import (
     Computer,
     Inputs,
@@ -275,16 +276,38 @@ class PairSet:
         computer: What computes it.
         pair: The feature; it reads columns of items, of users, and of histories.
         inputs: Where the columns of histories come from.
+        shortlist: Items of each list that have a value, those of `BaseColumns.shortlist`; None is all. A value of a
+            pair costs an inference, so it is asked for what another stage has found.
     """
 
     name: str
     computer: Computer
     pair: Any
     inputs: Inputs = field(default_factory=Inputs)
+    shortlist: int | None = None
+    _base: BaseColumns = field(default_factory=BaseColumns, repr=False)
     _sample: Any = field(default=None, repr=False)
     _items: int = field(default=0, repr=False)
 
     def columns(self, window: Window, rows: Rows) -> Columns:
+        if self.shortlist is None:
+            return self._columns(window, rows)
+        asked = self._asked(window, rows, self.shortlist)
+        per_list = np.bincount(rows.query[asked], minlength=len(window))
+        found = self._columns(window, Rows(item=rows.item[asked], offsets=np.append(0, np.cumsum(per_list))))
+        values = np.full((len(rows), len(found.names)), np.nan, dtype=np.float32)
+        values[asked] = found.values
+        latest = np.full(len(rows), NEVER)
+        latest[asked] = found.latest
+        return Columns(names=found.names, values=values, latest=latest)
+
+    def _asked(self, window: Window, rows: Rows, most: int) -> np.ndarray:
+        """(len(rows),) bool: whether a row's item is on the shortlist of its list."""
+        chosen = self._base.shortlist(window, most)
+        size = len(window.catalogue.items)
+        return np.isin(rows.query * size + rows.item, chosen.query * size + chosen.item)
+
+    def _columns(self, window: Window, rows: Rows) -> Columns:
         catalogue, query = window.catalogue, rows.query
         of_item = [name for name in self.pair.columns if name in catalogue.data.items.columns]
         columns: dict[str, list[Any]] = {}
@@ -294,14 +317,14 @@ class PairSet:
         rest = _Reads([name for name in self.pair.columns if name not in of_item])
         for name, values in list_columns(rest, window, self.inputs).items():
             columns[name] = [values[number] for number in query]
-        self._sample, self._items = columns, len(catalogue.items)
+        self._sample, self._items = columns, min(self.shortlist or len(catalogue.items), len(catalogue.items))
         found = self.computer.vectors(self.pair, columns)
         names = (self.name,) if found.shape[1] == 1 else tuple(f"{self.name}_{n}" for n in range(found.shape[1]))
         latest = window.latest() if reads_history(rest, self.inputs) else np.full(len(window), NEVER)
         return Columns(names=names, values=found, latest=latest[query])
 
     def cost(self) -> Cost:
-        """Of one list of the whole catalogue; a value of a pair is not stored."""
+        """Of one list, the whole catalogue or a shortlist of it; a value of a pair is not stored."""
         if not self._sample:
             return Cost(seconds=0.0, item_bytes=0.0)
         rows = len(next(iter(self._sample.values())))

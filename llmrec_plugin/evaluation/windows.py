@@ -214,6 +214,12 @@ class Rows:
         return np.repeat(np.arange(len(self.offsets) - 1), np.diff(self.offsets))
 
     @classmethod
+    def everything(cls, window: Window) -> Rows:
+        """Every item for each list of a window."""
+        size = len(window.catalogue.items)
+        return cls(item=np.tile(np.arange(size), len(window)), offsets=np.arange(len(window) + 1) * size)
+
+    @classmethod
     def of(cls, lists: list[np.ndarray]) -> Rows:
         """Rows from one array of items for each list."""
         return cls(

@@ -1,6 +1,7 @@
 """`llmrec evaluate`: configuration, files in, files out."""
 
 import json
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
@@ -8,7 +9,7 @@ from ranking_data import dataset
 
 from llmrec_plugin.errors import InputError, LLMRecError
 from llmrec_plugin.evaluation.commands import evaluate
-from llmrec_plugin.evaluation.configuration import read_configuration
+from llmrec_plugin.evaluation.configuration import feature_set, read_configuration
 from llmrec_plugin.evaluation.runs import read_run
 from llmrec_plugin.interactions import write_atomic
 
@@ -60,6 +61,17 @@ def test_files_come_out(folder):
     assert (folder / "out" / "result.html").read_text().startswith("<!DOCTYPE html>")
 
 
+def test_only_the_arms_that_are_named(folder):
+    config = CONFIG.replace("  tastes: [taste]", "  tastes: [taste]\n  twice: [taste, taste]")
+    (folder / "config.yaml").write_text(config)
+    common = ["--data", folder / "data", "--output", folder / "out", "--config", folder / "config.yaml"]
+    assert run(*common, "--arm", "tastes", "--most-lists", 10).exit_code == 0
+    result = json.loads((folder / "out" / "result.json").read_text())
+    assert list(result["rankers"]["lightgbm"]) == ["base", "tastes", "tastes, stale"]
+    with pytest.raises(LLMRecError, match=r"No arm is named 'taste'\. Did you mean 'tastes'"):
+        run(*common, "--arm", "taste")
+
+
 def test_a_run_of_other_lists_is_refused(folder):
     (folder / "other.run").write_text("nobody Q0 i001 1 1.0 me\n")
     with pytest.raises(InputError, match="named like 'u000'"):
@@ -87,6 +99,12 @@ def test_a_wrong_configuration_says_what_is_wrong(tmp_path, text, message):
         return
     with pytest.raises(LLMRecError, match=message):
         read_configuration(path)
+
+
+def test_events_of_a_list_that_cannot_be_read_are_refused():
+    options = {"kind": "pair", "pair": "a", "events": {"liked": {"shows": "item_id"}}}
+    with pytest.raises(InputError, match=r"events of 'liked': expected what each event gives.*with `liked`"):
+        feature_set("a", options, {}.__getitem__, lambda: None, Path())
 
 
 def test_toml_is_read_and_options_come_first(tmp_path):

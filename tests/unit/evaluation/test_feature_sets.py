@@ -9,7 +9,8 @@ from ranking_data import TASTES, dataset, knows
 
 from llmrec_plugin import EmbeddingFeature, HistoryEmbeddingFeature
 from llmrec_plugin.errors import InputError
-from llmrec_plugin.evaluation.declared import Inputs, list_columns
+from llmrec_plugin.evaluation.base import BaseColumns
+from llmrec_plugin.evaluation.declared import EventList, Inputs, list_columns
 from llmrec_plugin.evaluation.features import FunctionSet, Noise, Shuffled, randomized
 from llmrec_plugin.evaluation.sets import PairSet, SimilaritySet, TagSet
 from llmrec_plugin.evaluation.tables import TableSet
@@ -171,6 +172,48 @@ def test_a_pair_is_asked_with_the_columns_of_both_sides(test_window):
     )
     assert found.names == ("was_there",)
     assert set(np.flatnonzero(found.values[:120, 0])) == set(test_window.past_items(0))
+
+
+def test_a_pair_has_values_for_the_shortlist_alone(test_window):
+    class Pair:
+        columns = ("item_id", "seen")
+
+    class Computer:
+        asked = 0
+
+        def vectors(self, feature, columns):
+            self.asked += len(columns["item_id"])
+            return np.array([[int(item[1:])] for item in columns["item_id"]], np.float32)
+
+    inputs, computer = Inputs(events={"seen": "item_id"}), Computer()
+    features = PairSet(name="number", computer=computer, pair=Pair(), inputs=inputs, shortlist=10)
+    found = features.columns(test_window, everything(test_window))
+    assert computer.asked == 10 * len(test_window)
+    shortlist = BaseColumns().shortlist(test_window, 10)
+    for query in range(len(test_window)):
+        own = found.values[query * 120 : (query + 1) * 120, 0]
+        chosen = shortlist.item[shortlist.offsets[query] : shortlist.offsets[query + 1]]
+        np.testing.assert_array_equal(np.flatnonzero(~np.isnan(own)), chosen)
+        np.testing.assert_array_equal(own[chosen], chosen)
+        assert not set(chosen) & set(test_window.past_items(query))
+    assert (found.latest[np.isnan(found.values[:, 0])] == NEVER).all()
+    some = Rows.of([np.array([3, 7, 50])] * len(test_window))
+    np.testing.assert_array_equal(
+        features.columns(test_window, some).values.reshape(-1, 3), found.values.reshape(-1, 120)[:, [3, 7, 50]]
+    )
+
+
+@pytest.mark.parametrize("liked", [True, False])
+def test_a_list_of_one_side_of_the_history(test_window, liked):
+    class Lists:
+        columns = ("some",)
+
+    inputs = Inputs(events={"some": EventList(shows="item_id", liked=liked)}, last_n=3)
+    found = list_columns(Lists(), test_window, inputs)["some"]
+    for query, items in enumerate(found):
+        past = test_window.past(query)
+        assert items == test_window.catalogue.items[past.item[past.liked == liked][:3]].tolist()
+    assert any(found)
 
 
 @settings(max_examples=25, deadline=None)
