@@ -26,10 +26,10 @@ from llmrec_plugin.evaluation.experiment import BASE, Arm, Plan
 from llmrec_plugin.evaluation.features import (
     FeatureSet,
     FunctionSet,
-    Shuffled,
     Stale,
     function_named,
     randomized,
+    shuffled,
 )
 from llmrec_plugin.evaluation.rankers import RANKERS
 from llmrec_plugin.evaluation.sets import PairSet, SimilaritySet, TagSet
@@ -145,7 +145,7 @@ def arms_of(
     middle = int(np.median(train.time)) if catalogue.timed and len(train) else 0
     controls: dict[str, Callable[[str], FeatureSet]] = {
         "random": lambda name: randomized(made[name], seed),
-        "shuffled": lambda name: Shuffled(inner=made[name], permutation=permutation),
+        "shuffled": lambda name: shuffled(made[name], permutation),
         "stale": lambda name: Stale(
             inner=make(name, configuration.features[name]["stale"])
             if "stale" in configuration.features[name]

@@ -132,14 +132,11 @@ class Shuffled:
     def name(self) -> str:
         return self.inner.name
 
-    def _window(self, window: Window) -> Window:
-        return replace(window, history=replace(window.history, item=self.permutation[window.history.item]))
-
     def columns(self, window: Window, rows: Rows) -> Columns:
-        return self.inner.columns(self._window(window), replace(rows, item=self.permutation[rows.item]))
+        return self.inner.columns(*swapped(window, rows, self.permutation))
 
     def vectors(self, window: Window) -> Vectors | None:
-        found = vectors_of(self.inner, self._window(window))
+        found = vectors_of(self.inner, swapped(window, Rows.of([]), self.permutation)[0])
         return None if found is None else replace(found, item=found.item[self.permutation])
 
 
@@ -182,6 +179,21 @@ class Noise:
         )
         values[np.isnan(found.values)] = np.nan
         return replace(found, values=values.astype(np.float32), latest=np.full(len(rows), NEVER))
+
+
+def swapped(window: Window, rows: Rows, permutation: np.ndarray) -> tuple[Window, Rows]:
+    """Histories and candidates with another item in each item's place."""
+    history = replace(window.history, item=permutation[window.history.item])
+    return replace(window, history=history), replace(rows, item=permutation[rows.item])
+
+
+def shuffled(features: FeatureSet, permutation: np.ndarray) -> FeatureSet:
+    """The control with the features of other items."""
+    make = getattr(features, "shuffled", None)
+    if make is None:
+        return Shuffled(inner=features, permutation=permutation)
+    control: FeatureSet = make(permutation)
+    return control
 
 
 def randomized(features: FeatureSet, seed: int) -> FeatureSet:

@@ -11,7 +11,7 @@ from llmrec_plugin import EmbeddingFeature, HistoryEmbeddingFeature
 from llmrec_plugin.errors import InputError
 from llmrec_plugin.evaluation.base import BaseColumns
 from llmrec_plugin.evaluation.declared import EventList, Inputs, list_columns
-from llmrec_plugin.evaluation.features import FunctionSet, Noise, Shuffled, randomized
+from llmrec_plugin.evaluation.features import FunctionSet, Noise, Shuffled, randomized, shuffled
 from llmrec_plugin.evaluation.sets import PairSet, SimilaritySet, TagSet
 from llmrec_plugin.evaluation.tables import TableSet
 from llmrec_plugin.evaluation.windows import NEVER, Catalogue, Rows, windows
@@ -201,6 +201,12 @@ def test_a_pair_has_values_for_the_shortlist_alone(test_window):
     np.testing.assert_array_equal(
         features.columns(test_window, some).values.reshape(-1, 3), found.values.reshape(-1, 120)[:, [3, 7, 50]]
     )
+
+    permutation = np.random.default_rng(1).permutation(120)
+    control = shuffled(features, permutation).columns(test_window, some)
+    np.testing.assert_array_equal(np.isnan(control.values), np.isnan(features.columns(test_window, some).values))
+    there = ~np.isnan(control.values[:, 0])
+    np.testing.assert_array_equal(control.values[there, 0], permutation[some.item[there]])
 
 
 @pytest.mark.parametrize("liked", [True, False])
