@@ -26,8 +26,8 @@ from llmrec_plugin.evaluation.experiment import BASE, Arm, Plan
 from llmrec_plugin.evaluation.features import (
     FeatureSet,
     FunctionSet,
-    Stale,
     function_named,
+    outdated,
     randomized,
     shuffled,
 )
@@ -146,11 +146,11 @@ def arms_of(
     controls: dict[str, Callable[[str], FeatureSet]] = {
         "random": lambda name: randomized(made[name], seed),
         "shuffled": lambda name: shuffled(made[name], permutation),
-        "stale": lambda name: Stale(
-            inner=make(name, configuration.features[name]["stale"])
+        "stale": lambda name: outdated(
+            make(name, configuration.features[name]["stale"])
             if "stale" in configuration.features[name]
             else made[name],
-            moment=middle,
+            middle,
         ),
     }
     arms = [Arm(name=BASE, sets=base)]

@@ -187,13 +187,26 @@ def swapped(window: Window, rows: Rows, permutation: np.ndarray) -> tuple[Window
     return replace(window, history=history), replace(rows, item=permutation[rows.item])
 
 
+Change = Callable[[Window, Rows], tuple[Window, Rows]]
+"""What a control reads in place of the lists and candidates that it is asked for."""
+
+
 def shuffled(features: FeatureSet, permutation: np.ndarray) -> FeatureSet:
     """The control with the features of other items."""
-    make = getattr(features, "shuffled", None)
-    if make is None:
-        return Shuffled(inner=features, permutation=permutation)
-    control: FeatureSet = make(permutation)
-    return control
+    control = _reading(features, lambda window, rows: swapped(window, rows, permutation))
+    return control or Shuffled(inner=features, permutation=permutation)
+
+
+def outdated(features: FeatureSet, moment: int) -> FeatureSet:
+    """The control with features of users as they were at `moment`."""
+    control = _reading(features, lambda window, rows: (stale(window, moment), rows))
+    return control or Stale(inner=features, moment=moment)
+
+
+def _reading(features: FeatureSet, change: Change) -> FeatureSet | None:
+    """What a set makes of the control itself, as one does that has values for some candidates alone."""
+    make = getattr(features, "reading", None)
+    return None if make is None else make(change)
 
 
 def randomized(features: FeatureSet, seed: int) -> FeatureSet:

@@ -17,7 +17,7 @@ from llmrec_plugin.evaluation.declared import (
     reads_history,
 )
 from llmrec_plugin.evaluation.extras import need
-from llmrec_plugin.evaluation.features import Columns, Cost, Vectors, swapped
+from llmrec_plugin.evaluation.features import Change, Columns, Cost, Vectors
 from llmrec_plugin.evaluation.windows import NEVER, Rows, Window
 
 _BYTES = {"list": 4, "float32": 4, "float16": 2, "int8": 1}
@@ -278,7 +278,7 @@ class PairSet:
         inputs: Where the columns of histories come from.
         shortlist: Items of each list that have a value, those of `BaseColumns.shortlist`; None is all. A value of a
             pair costs an inference, so it is asked for what another stage has found.
-        permutation: Which item stands in each item's place; None is itself.
+        change: What is read in place of the lists and candidates; None is themselves.
     """
 
     name: str
@@ -286,7 +286,7 @@ class PairSet:
     pair: Any
     inputs: Inputs = field(default_factory=Inputs)
     shortlist: int | None = None
-    permutation: np.ndarray | None = field(default=None, repr=False)
+    change: Change | None = field(default=None, repr=False)
     _base: BaseColumns = field(default_factory=BaseColumns, repr=False)
     _sample: Any = field(default=None, repr=False)
     _items: int = field(default=0, repr=False)
@@ -309,13 +309,13 @@ class PairSet:
         size = len(window.catalogue.items)
         return np.isin(rows.query * size + rows.item, chosen.query * size + chosen.item)
 
-    def shuffled(self, permutation: np.ndarray) -> PairSet:
-        """The same set with another item in each item's place, and values where the real one has them."""
-        return replace(self, permutation=permutation)
+    def reading(self, change: Change) -> PairSet:
+        """The same set with values of something else where the real one has values."""
+        return replace(self, change=change)
 
     def _columns(self, window: Window, rows: Rows) -> Columns:
-        if self.permutation is not None:
-            window, rows = swapped(window, rows, self.permutation)
+        if self.change is not None:
+            window, rows = self.change(window, rows)
         catalogue, query = window.catalogue, rows.query
         of_item = [name for name in self.pair.columns if name in catalogue.data.items.columns]
         columns: dict[str, list[Any]] = {}

@@ -11,7 +11,7 @@ from llmrec_plugin import EmbeddingFeature, HistoryEmbeddingFeature
 from llmrec_plugin.errors import InputError
 from llmrec_plugin.evaluation.base import BaseColumns
 from llmrec_plugin.evaluation.declared import EventList, Inputs, list_columns
-from llmrec_plugin.evaluation.features import FunctionSet, Noise, Shuffled, randomized, shuffled
+from llmrec_plugin.evaluation.features import FunctionSet, Noise, Shuffled, outdated, randomized, shuffled
 from llmrec_plugin.evaluation.sets import PairSet, SimilaritySet, TagSet
 from llmrec_plugin.evaluation.tables import TableSet
 from llmrec_plugin.evaluation.windows import NEVER, Catalogue, Rows, windows
@@ -207,6 +207,9 @@ def test_a_pair_has_values_for_the_shortlist_alone(test_window):
     np.testing.assert_array_equal(np.isnan(control.values), np.isnan(features.columns(test_window, some).values))
     there = ~np.isnan(control.values[:, 0])
     np.testing.assert_array_equal(control.values[there, 0], permutation[some.item[there]])
+    control = outdated(features, int(test_window.history.time.min())).columns(test_window, some)  # no history at all
+    np.testing.assert_array_equal(control.values, features.columns(test_window, some).values)
+    assert (control.latest == NEVER).all()
 
 
 @pytest.mark.parametrize("liked", [True, False])
