@@ -14,11 +14,18 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from llmrec_plugin import EmbeddingFeature, NetworkFeature, NetworkModel
+from llmrec_plugin import EmbeddingFeature, NetworkFeature, NetworkModel, TokenFeature
 from llmrec_plugin.systems import bert4rec, unisrec
+from llmrec_plugin.systems.llm_scorer import pointwise_score
+from llmrec_plugin.systems.llm_scorer.training import ScorerSettings
 from llmrec_plugin.systems.minilm import ALL_MINILM_L6_V2
 
 HIDDEN = 64
+LANGUAGE_MODEL = "language-model"
+REVIEWS, PRETRAINED = "ubert-reviews", "ubert-pretrained"
+ANSWERS = (" Yes", " No")
+SHOWN = 5
+"""Items of each list that a language model is shown."""
 HISTORY = "recent_items"
 WORK = "LLMREC_EVALUATION_WORK"
 """The environment variable that tells the process of `llmrec evaluate` where the trained systems are."""
@@ -37,6 +44,8 @@ class DataSet:
         name: Of the data set; also the beginning of the names of its models.
         item_text: Template over the items' columns.
         user_text: Template over the users' columns; None if users have no text but their history.
+        candidate: Column of the items that a language model is shown.
+        liked: Least rating of what is liked; None: every event is.
         training: Training command -> options beside those that every data set has.
         further: Folder -> arguments of ``llmrec train`` of a system that this data set alone has.
     """
@@ -44,6 +53,8 @@ class DataSet:
     name: str
     item_text: str
     user_text: str | None = None
+    candidate: str
+    liked: float | None = None
     training: dict[str, list[str]] = field(default_factory=dict)
     further: dict[str, list[str]] = field(default_factory=dict)
 
@@ -55,22 +66,25 @@ class DataSet:
             "bert4rec": ["bert4rec"],
             "unisrec": ["unisrec", *text],
             "encoder": ["encoder", *text],
+            "llm-scorer": self._scorer_command(work),
+            "ubert": ["ubert", "--pretrained", str(work / PRETRAINED), "--most-rows", "20000"],
             **self.further,
         }
+        read = {"ubert": work / REVIEWS}
         return {
-            name: [*arguments, *self.training.get(name, []), "--data", str(data), "--output", str(work / name)]
+            name: [
+                *arguments, *self.training.get(name, []),
+                "--data", str(read.get(name, data)), "--output", str(work / name),
+            ]
             for name, arguments in own.items()
-        }
+        }  # fmt: skip
 
-    def networks(self, work: Path) -> list[NetworkModel]:
-        """The networks to export."""
-        user, item, _ = bert4rec.models(work / "bert4rec", name=f"{self.name}-bert4rec")
-        return [
-            user,
-            item,
-            *unisrec.models(work / "unisrec", name=f"{self.name}-unisrec")[:2],
-            *unisrec.models(work / "whitening", name=f"{self.name}-whitening")[:2],
-        ]
+    def networks(self, work: Path, system: str) -> list[NetworkModel]:
+        """The networks of a trained system to export; none for a system that is no sequence of items."""
+        if system not in ("bert4rec", "unisrec", "whitening"):
+            return []
+        make = bert4rec.models if system == "bert4rec" else unisrec.models
+        return list(make(work / system, name=f"{self.name}-{system}")[:2])
 
     def sequence(self, system: str, dims: int = HIDDEN) -> NetworkFeature:
         """The user's side of a system: the vector of a history."""
@@ -86,6 +100,32 @@ class DataSet:
             return bert4rec.item_embedding(dims=dims, model=model, item="item_id", name=name)
         text = unisrec.text_vector(ALL_MINILM_L6_V2, self.item_text)
         return unisrec.item_embedding(text, dims=dims, model=model, name=name)
+
+    @property
+    def scored(self) -> ScorerSettings:
+        """The rows that a language model learns from, and how they are shown."""
+        return ScorerSettings(
+            text=f"{{{self.candidate}}}", liked_from=self.liked, most_items=SHOWN, rows=4_000, evaluated=1_000,
+            answers=ANSWERS, rank=16, epochs=2, batch=16, learning_rate=1e-3,
+        )  # fmt: skip
+
+    def _scorer_command(self, work: Path) -> list[str]:
+        used = self.scored
+        command = ["llm-scorer", "--base", str(work / LANGUAGE_MODEL), "--yes", ANSWERS[0], "--no", ANSWERS[1]]
+        if used.liked_from is not None:
+            command += ["--liked-from", str(used.liked_from)]
+        for name in ("text", "most_items", "rows", "evaluated", "rank", "epochs", "batch", "learning_rate"):
+            command += [f"--{name.replace('_', '-')}", str(getattr(used, name))]
+        return command
+
+    @property
+    def scorer(self) -> str:
+        """Name of the language model that scores pairs."""
+        return f"{self.name}-llm-scorer"
+
+    def score(self) -> TokenFeature:
+        """P(Yes) of a candidate, from the columns ``liked`` and ``disliked`` of a list."""
+        return pointwise_score(model=self.scorer, columns={"candidate": self.candidate}, answers=ANSWERS)
 
     @property
     def tuned(self) -> str:
