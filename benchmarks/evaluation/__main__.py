@@ -19,7 +19,7 @@ import sys
 import time
 from pathlib import Path
 
-from benchmarks.evaluation.systems import LANGUAGE_MODEL, WORK, DataSet
+from benchmarks.evaluation.systems import LANGUAGE_MODEL, REVIEWS, TEXT_RATING, WORK, DataSet
 from llmrec_plugin.artifacts import ArtifactStore
 from llmrec_plugin.export import export_model, export_network
 from llmrec_plugin.settings import load_settings
@@ -68,9 +68,10 @@ def main() -> None:
         if not (trained / name / DONE).exists():
             if name == "llm-scorer":
                 language_model(described, systems, trained / LANGUAGE_MODEL)
-            if name == "ubert":
+            if described.reads_reviews(name) and not (trained / REVIEWS / DONE).exists():
                 for arguments in module.review_commands(options.source, systems, trained):
                     llmrec("train", *arguments)
+                (trained / REVIEWS / DONE).touch()
             llmrec("train", *commands[name])
             (trained / name / DONE).touch()
     store = ArtifactStore(load_settings().artifact_folders)
@@ -81,8 +82,10 @@ def main() -> None:
         llmrec("export", str(trained / "encoder"), "--name", described.tuned)
     if "llm-scorer" in chosen:
         llmrec("export", str(trained / "llm-scorer"), "--name", described.scorer, "--task", "causal")
-    if "text-rating" in chosen:
-        export_model(module.text_encoder(), store)
+    if TEXT_RATING in chosen:
+        from benchmarks.evaluation.text_rating import text_encoder  # loads torch
+
+        export_model(text_encoder(described.name), store)
     llmrec(
         "evaluate", "--data", str(ranker), "--output", str(folder / options.result),
         "--config", str(HERE / f"{options.name}.yaml"), *further,

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks.evaluation import text_rating as text_rating_of
 from benchmarks.evaluation import ubert
 from benchmarks.evaluation.systems import DataSet, trained
 from llmrec_plugin.evaluation.features import Columns
@@ -14,12 +15,15 @@ from llmrec_plugin.interactions import USER, read_atomic
 from llmrec_plugin.systems.past import newest_before
 from llmrec_plugin.systems.ubert.standins import RELATIONS
 
+USER_TEXT = "{name}. {synopsis}"
+
 DATA = DataSet(
     name="debian",
     item_text="{item_id}. {synopsis}",
-    user_text="{name}. {synopsis}",
+    user_text=USER_TEXT,
     candidate="synopsis",
-    training={"encoder": ["--query", "user", "--user-text", "{name}. {synopsis}"]},
+    rated_text="{user_id}. {synopsis}",
+    training={"encoder": ["--query", "user", "--user-text", USER_TEXT]},
 )
 
 item_text, user_text = DATA.text("item"), DATA.text("user")
@@ -28,6 +32,13 @@ user_bert4rec, item_bert4rec = DATA.sequence("bert4rec", 65), DATA.item("bert4re
 user_unisrec, item_unisrec = DATA.sequence("unisrec"), DATA.item("unisrec")
 user_whitening, item_whitening = DATA.sequence("whitening"), DATA.item("whitening")
 candidate_score = DATA.score()
+
+
+def text_rating(window: Window, rows: Rows) -> Columns:
+    """The rating that the trained text rating expects, from the vectors of both packages' texts."""
+    texts = window.catalogue.data.user_texts(USER_TEXT)
+    users = [texts[window.catalogue.users[user]] for user in window.user]
+    return text_rating_of.column(DATA, users, window, rows, np.full(len(window), NEVER))
 
 
 def review_commands(source: Path, systems: Path, work: Path) -> list[list[str]]:

@@ -1,30 +1,21 @@
 """What movielens.yaml names."""
 
 import functools
-import json
 import shutil
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 
+from benchmarks.evaluation import text_rating as text_rating_of
 from benchmarks.evaluation import ubert
 from benchmarks.evaluation.systems import DataSet, trained
-from llmrec_plugin import EmbeddingFeature, EncoderModel
-from llmrec_plugin.evaluation.declared import Computer, item_columns
 from llmrec_plugin.evaluation.features import Columns
 from llmrec_plugin.evaluation.windows import Rows, Window
 from llmrec_plugin.interactions import ITEM, RATING, TIME, USER, read_atomic
-from llmrec_plugin.settings import load_settings
 from llmrec_plugin.systems.past import newest_before
-from llmrec_plugin.systems.text_rating import features
 from llmrec_plugin.systems.text_rating.texts import history_texts
-from llmrec_plugin.systems.text_rating.training import load_text_rating
 from llmrec_plugin.systems.ubert.pretraining import has_text
-
-_PAIRS = 8_192  # of the head at a time
 
 DATA = DataSet(
     name="movielens",
@@ -36,14 +27,7 @@ DATA = DataSet(
         "bert4rec": ["--batch", "16", "--patience", "20"],
         "encoder": ["--liked-from", "4"],
     },
-    # The small size of docs/systems/text-rating.md.
-    further={
-        "text-rating": [
-            "text-rating", "--item-text", "{title}. {genres}", "--dims", "32", "--layers", "1",
-            "--learning-rate", "1e-3", "--batch-size", "128", "--most-rows", "30000",
-        ]
-    },
-)  # fmt: skip
+)
 
 item_text = DATA.text("item")
 item_tuned = DATA.text("item", tuned=True)
@@ -53,34 +37,8 @@ user_whitening, item_whitening = DATA.sequence("whitening"), DATA.item("whitenin
 candidate_score = DATA.score()
 
 
-USER_TEXT = "user_text"
-
-
-def text_encoder() -> EncoderModel:
-    """The encoder that was trained with the text rating."""
-    config = json.loads((trained(DATA.name) / "text-rating" / "config.json").read_text())
-    return features.text_encoder(
-        trained(DATA.name) / "text-rating",
-        dims=config["bert"]["hidden_size"],
-        max_tokens=config["settings"]["max_tokens"],
-        name=f"{DATA.name}-text-rating-encoder",
-    )
-
-
-@functools.cache
-def _text_rating() -> tuple[Computer, Any, EmbeddingFeature, EmbeddingFeature]:
-    """What computes vectors of texts, the head, and the features of both sides."""
-    network, _ = load_text_rating(trained(DATA.name) / "text-rating")
-    user, item = (
-        features.text_vector(text_encoder(), name=f"{side}_text_vec", entity=side, text=text)
-        for side, text in (("user", f"{{{USER_TEXT}}}"), ("item", DATA.item_text))
-    )
-    return Computer(load_settings()), network.head, user, item
-
-
 def text_rating(window: Window, rows: Rows) -> Columns:
     """The rating that the trained text rating expects, from the vectors of the history's titles and the item's text."""
-    computer, head, user, item = _text_rating()
     catalogue = window.catalogue
     lists = np.repeat(np.arange(len(window)), np.diff(window.offsets))
     # Histories are newest first; their order alone matters here.
@@ -96,14 +54,7 @@ def text_rating(window: Window, rows: Rows) -> Columns:
         np.arange(len(window)), np.ones(len(window), dtype=np.int64), events, catalogue.data.item_texts("{title}"),
         last_n=8, liked=4.0, moment="moment",
     )  # fmt: skip
-    users = torch.from_numpy(computer.vectors(user, {USER_TEXT: texts}))
-    items = torch.from_numpy(computer.vectors(item, item_columns(item, catalogue)))
-    found = np.empty(len(rows), dtype=np.float32)
-    with torch.inference_mode():
-        for first in range(0, len(rows), _PAIRS):
-            part = slice(first, first + _PAIRS)
-            found[part] = head(users[rows.query[part]], items[rows.item[part]]).numpy()
-    return Columns(names=("text_rating",), values=found[:, None], latest=window.latest()[rows.query])
+    return text_rating_of.column(DATA, texts, window, rows, window.latest())
 
 
 WRITTEN = "reviews"

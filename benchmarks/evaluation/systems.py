@@ -22,7 +22,7 @@ from llmrec_plugin.systems.minilm import ALL_MINILM_L6_V2
 
 HIDDEN = 64
 LANGUAGE_MODEL = "language-model"
-REVIEWS, PRETRAINED = "ubert-reviews", "ubert-pretrained"
+REVIEWS, PRETRAINED, TEXT_RATING = "ubert-reviews", "ubert-pretrained", "text-rating"
 ANSWERS = (" Yes", " No")
 SHOWN = 5
 """Items of each list that a language model is shown."""
@@ -47,7 +47,8 @@ class DataSet:
         candidate: Column of the items that a language model is shown.
         liked: Least rating of what is liked; None: every event is.
         training: Training command -> options beside those that every data set has.
-        further: Folder -> arguments of ``llmrec train`` of a system that this data set alone has.
+        rated_text: For the text rating, template of a user's text over the columns of users with reviews; None: the
+            titles of the history.
     """
 
     name: str
@@ -56,7 +57,7 @@ class DataSet:
     candidate: str
     liked: float | None = None
     training: dict[str, list[str]] = field(default_factory=dict)
-    further: dict[str, list[str]] = field(default_factory=dict)
+    rated_text: str | None = None
 
     def commands(self, data: Path, work: Path) -> dict[str, list[str]]:
         """Folder below `work` -> arguments of ``llmrec train``."""
@@ -68,16 +69,25 @@ class DataSet:
             "encoder": ["encoder", *text],
             "llm-scorer": self._scorer_command(work),
             "ubert": ["ubert", "--pretrained", str(work / PRETRAINED), "--most-rows", "20000"],
-            **self.further,
+            TEXT_RATING: self._text_rating_command(),
         }
-        read = {"ubert": work / REVIEWS}
         return {
             name: [
                 *arguments, *self.training.get(name, []),
-                "--data", str(read.get(name, data)), "--output", str(work / name),
+                "--data", str(work / REVIEWS if self.reads_reviews(name) else data), "--output", str(work / name),
             ]
             for name, arguments in own.items()
         }  # fmt: skip
+
+    def reads_reviews(self, system: str) -> bool:
+        """Whether a system learns from the folder of reviews, which has ratings in any case."""
+        return system == "ubert" or (system == TEXT_RATING and self.liked is None)
+
+    def _text_rating_command(self) -> list[str]:
+        # The small size of docs/systems/text-rating.md.
+        command = ["text-rating", "--item-text", self.item_text, "--dims", "32", "--layers", "1"]
+        command += ["--learning-rate", "1e-3", "--batch-size", "128", "--most-rows", "30000"]
+        return command if self.rated_text is None else [*command, "--user-text", self.rated_text]
 
     def networks(self, work: Path, system: str) -> list[NetworkModel]:
         """The networks of a trained system to export; none for a system that is no sequence of items."""
