@@ -1,11 +1,9 @@
-"""Trains and exports sequence models, and ranks with their features. Apart from `steps.py`: torch, LightGBM."""
+"""Trains and exports sequence models. Apart from `steps.py`, because that needs torch."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 
 def train_sequences(where: str, artifacts: str, titles: list[str]) -> dict[str, Any]:
@@ -67,16 +65,3 @@ def train_sequences(where: str, artifacts: str, titles: list[str]) -> dict[str, 
         "vectors": vectors[5:1:-1].ravel().tolist(),
         **{name: run(network, [row])[0].tolist() for name, network in networks.items()},
     }
-
-
-def rank(features: list[str], rows: list[dict[str, Any]], relevant: list[int], group: int) -> list[list[int]]:
-    """A LightGBM ranker over features that it reads from Feast as any others; for each group its rows, best first."""
-    from feast import FeatureStore
-    from lightgbm import LGBMRanker
-
-    answer = FeatureStore(".").get_online_features(features=features, entity_rows=rows).to_dict()
-    matrix = np.array([answer[name.split(":")[1]] for name in features], dtype=np.float64).T
-    ranker = LGBMRanker(n_estimators=20, min_child_samples=1, verbose=-1, n_jobs=1)
-    ranker.fit(matrix, relevant, group=[group] * (len(rows) // group))
-    scores = ranker.predict(matrix).reshape(-1, group)
-    return [list(map(int, order)) for order in np.argsort(-scores, kind="stable")]

@@ -110,6 +110,20 @@ def test_a_score_is_the_same_stored_on_demand_and_in_training_data(repo: Repo) -
     assert on_demand["pair_yes_score_on_demand"] == expected
 
 
+def test_a_ranker_reads_the_score_as_any_other_feature(repo: Repo) -> None:
+    """It learns to prefer the two candidates of each person that the model is surest of."""
+    pytest.importorskip("lightgbm", reason="the ranker's own package")
+    features = ["pair_yes_score_on_demand:pair_yes_score_on_demand"]
+    rows = [
+        {"liked": [WORDS[person]], "disliked": None, "candidate": word} for person in range(4) for word in WORDS[4:9]
+    ]
+    scores = np.array(repo.online(features, rows)["pair_yes_score_on_demand"]).reshape(4, 5)
+    best = [set(order[:2].tolist()) for order in np.argsort(-scores, axis=1)]
+    relevant = [int(candidate in liked) for liked in best for candidate in range(5)]
+    orders = repo.call("ranker_steps:rank", features=features, rows=rows, relevant=relevant, group=5)
+    assert sum(order[0] in liked for order, liked in zip(orders, best, strict=True)) >= 3
+
+
 def test_a_conversation_becomes_a_query_and_a_vector_of_the_items_space(repo: Repo) -> None:
     turns = newest_turns([("person", "something red"), ("recommender", "a red database?"), ("person", "no, fast")])
     answer = repo.online(

@@ -125,6 +125,18 @@ def test_texts_and_stored_vectors_give_what_training_gives(repo: Repo, trained: 
     assert answer["text_rating_stored"] == expected
 
 
+def test_a_ranker_reads_them_as_any_other_feature(repo: Repo) -> None:
+    """It learns to prefer the two films of each user that U-BERT rates best, from two columns of Feast."""
+    pytest.importorskip("lightgbm", reason="the ranker's own package")
+    features = ["text_rating:text_rating", "ubert_rating:ubert_rating"]
+    rows = [{"user": f"u{user}", "film": f"i{film}"} for user in range(4) for film in range(5)]
+    ratings = np.array(repo.online(features, rows)["ubert_rating"]).reshape(4, 5)
+    best = [set(order[:2].tolist()) for order in np.argsort(-ratings, axis=1)]
+    relevant = [int(film in liked) for liked in best for film in range(5)]
+    orders = repo.call("ranker_steps:rank", features=features, rows=rows, relevant=relevant, group=5)
+    assert sum(order[0] in liked for order, liked in zip(orders, best, strict=True)) >= 3
+
+
 def test_a_label_sees_no_review_of_its_own_moment(repo: Repo) -> None:
     """The fifth review of u0 is of hour 16; the label there sees the three before it, and one later sees it too."""
     moment = pd.Timestamp("2026-01-01T16:00:00Z")

@@ -145,6 +145,6 @@ def test_a_ranker_reads_them_as_any_other_feature(repo: Repo, trained: dict[str,
             rows.append({"item": key, "recent_items": history})
             relevant.append(int(place == start + 1))
     features = [both("sequence_item_score"), both("universal_item_score")]
-    orders = repo.call("sequence_steps:rank", features=features, rows=rows, relevant=relevant, group=15)
+    orders = repo.call("ranker_steps:rank", features=features, rows=rows, relevant=relevant, group=15)
     hits = [start + 1 in order[:3] for start, order in zip(starts, orders, strict=True)]
     assert sum(hits) >= 6
