@@ -41,7 +41,7 @@ def language_model(described: DataSet, data: Path, folder: Path) -> None:
 
     if not (folder / DONE).exists():
         started = time.monotonic()
-        train_language_model(data, folder, described.scored, Plan(epochs=2, patience=2, learning_rate=2e-3))
+        train_language_model(data, folder, described.scorer_settings, Plan(epochs=2, patience=2, learning_rate=2e-3))
         (folder / DONE).touch()
         print(f"language model: {time.monotonic() - started:.0f} s", flush=True)
 
@@ -63,6 +63,9 @@ def main() -> None:
     module = importlib.import_module(f"benchmarks.evaluation.{options.name}")
     described: DataSet = module.DATA
     commands = described.commands(systems, trained)
+    unknown = set(options.only or ()) - commands.keys()
+    if unknown:
+        parser.error(f"--only: there is no {', '.join(sorted(unknown))}; there are {', '.join(commands)}.")
     chosen = [name for name in commands if options.only is None or name in options.only]
     for name in chosen:
         if not (trained / name / DONE).exists():

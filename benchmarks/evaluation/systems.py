@@ -112,7 +112,7 @@ class DataSet:
         return unisrec.item_embedding(text, dims=dims, model=model, name=name)
 
     @property
-    def scored(self) -> ScorerSettings:
+    def scorer_settings(self) -> ScorerSettings:
         """The rows that a language model learns from, and how they are shown."""
         return ScorerSettings(
             text=f"{{{self.candidate}}}", liked_from=self.liked, most_items=SHOWN, rows=4_000, evaluated=1_000,
@@ -120,7 +120,7 @@ class DataSet:
         )  # fmt: skip
 
     def _scorer_command(self, work: Path) -> list[str]:
-        used = self.scored
+        used = self.scorer_settings
         command = ["llm-scorer", "--base", str(work / LANGUAGE_MODEL), "--yes", ANSWERS[0], "--no", ANSWERS[1]]
         if used.liked_from is not None:
             command += ["--liked-from", str(used.liked_from)]

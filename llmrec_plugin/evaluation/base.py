@@ -30,6 +30,7 @@ class BaseColumns:
 
     name: str = "base"
     _known: tuple[Log, _Statistics] | None = field(default=None, repr=False)
+    _shortlist: tuple[Window, int, Rows] | None = field(default=None, repr=False)
 
     def columns(self, window: Window, rows: Rows) -> Columns:
         known = self._statistics(window)
@@ -61,8 +62,14 @@ class BaseColumns:
     def shortlist(self, window: Window, most: int) -> Rows:
         """A recall stage: `most` items of each list that are not in its history, ascending.
 
-        Half are the best by co-occurrence with the history, the rest the most popular ones.
+        Half are the best by co-occurrence with the history, the rest the most popular ones. That of the window that was
+        asked last is kept: a set and its controls ask alike.
         """
+        if self._shortlist is None or self._shortlist[0] is not window or self._shortlist[1] != most:
+            self._shortlist = (window, most, self._recalled(window, most))
+        return self._shortlist[2]
+
+    def _recalled(self, window: Window, most: int) -> Rows:
         columns = self.columns(window, Rows.everything(window))
         size = len(window.catalogue.items)
         place = {name: number for number, name in enumerate(columns.names)}

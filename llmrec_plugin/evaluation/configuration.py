@@ -220,7 +220,10 @@ def feature_set(
         )
     if kind == "pair":
         pair = _declared(_needed(name, values, "pair"), resolve)
-        return PairSet(name=name, computer=computer(), pair=pair, inputs=inputs, shortlist=values.get("shortlist"))
+        shortlist = values.get("shortlist")
+        if shortlist is not None and (not isinstance(shortlist, int) or shortlist < 1):
+            raise InputError(f"feature set {name!r}: expected shortlist of 1 or more items, got {shortlist!r}.")
+        return PairSet(name=name, computer=computer(), pair=pair, inputs=inputs, shortlist=shortlist)
     user = values.get("user")
     if kind == "network" and user is None:
         raise InputError(f"feature set {name!r}: a network of items needs user=, the feature of the users' side.")

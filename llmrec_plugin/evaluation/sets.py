@@ -333,9 +333,9 @@ class PairSet:
 
     def cost(self) -> Cost:
         """Of one list, the whole catalogue or a shortlist of it; a value of a pair is not stored."""
-        if not self._sample:
+        rows = len(next(iter(self._sample.values()))) if self._sample else 0
+        if not rows:
             return Cost(seconds=0.0, item_bytes=0.0)
-        rows = len(next(iter(self._sample.values())))
         return Cost(seconds=self.computer.seconds(self.pair, self._sample) / rows * self._items, item_bytes=0.0)
 
 

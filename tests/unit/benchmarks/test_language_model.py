@@ -25,7 +25,7 @@ def test_it_learns_to_continue_prompts_and_can_be_loaded(tmp_path, monkeypatch):
     monkeypatch.setenv("LLMREC_PROGRESS", "0")
     data = dataset(timed=False, events=16)
     write_atomic(data, tmp_path / "data")
-    settings = replace(DATA.scored, rows=48, evaluated=16)
+    settings = replace(DATA.scorer_settings, rows=48, evaluated=16)
     feature = pointwise_score(model="base", answers=settings.answers)
 
     def loss(folder):

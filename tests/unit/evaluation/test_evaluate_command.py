@@ -107,6 +107,13 @@ def test_events_of_a_list_that_cannot_be_read_are_refused():
         feature_set("a", options, {}.__getitem__, lambda: None, Path())
 
 
+@pytest.mark.parametrize("shortlist", [0, "100"])
+def test_a_shortlist_that_is_no_number_of_items_is_refused(shortlist):
+    options = {"kind": "pair", "pair": object()}
+    with pytest.raises(InputError, match=r"'a': expected shortlist of 1 or more items, got " + repr(shortlist)):
+        feature_set("a", {**options, "shortlist": shortlist}, {}.__getitem__, lambda: None, Path())
+
+
 def test_toml_is_read_and_options_come_first(tmp_path):
     path = tmp_path / "c.toml"
     path.write_text('rankers = ["deepfm"]\nseeds = 3\n[features.a]\nkind = "tokens"\nitem = "kind"\n')

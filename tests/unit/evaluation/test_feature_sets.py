@@ -183,7 +183,7 @@ def test_a_pair_has_values_for_the_shortlist_alone(test_window):
 
         def vectors(self, feature, columns):
             self.asked += len(columns["item_id"])
-            return np.array([[int(item[1:])] for item in columns["item_id"]], np.float32)
+            return np.array([int(item[1:]) for item in columns["item_id"]], np.float32)[:, None]
 
     inputs, computer = Inputs(events={"seen": "item_id"}), Computer()
     features = PairSet(name="number", computer=computer, pair=Pair(), inputs=inputs, shortlist=10)
@@ -198,6 +198,8 @@ def test_a_pair_has_values_for_the_shortlist_alone(test_window):
         assert not set(chosen) & set(test_window.past_items(query))
     assert (found.latest[np.isnan(found.values[:, 0])] == NEVER).all()
     some = Rows.of([np.array([3, 7, 50])] * len(test_window))
+    features.columns(test_window, Rows.of([np.array([], dtype=np.int64)] * len(test_window)))
+    assert features.cost().seconds == 0  # nothing was asked for last
     np.testing.assert_array_equal(
         features.columns(test_window, some).values.reshape(-1, 3), found.values.reshape(-1, 120)[:, [3, 7, 50]]
     )
