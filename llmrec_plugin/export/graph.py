@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from llmrec_plugin.errors import DeclarationError, SourceError
+from llmrec_plugin.export.shapes import fold_shapes
 from llmrec_plugin.export.toolchain import quiet, require
 from llmrec_plugin.manifests import GRAPH
 from llmrec_plugin.specs import EncoderModel
@@ -90,10 +91,12 @@ def build_graph(model: EncoderModel, source: Path, scratch: Path, target: Path) 
         raise DeclarationError(
             f"model {model.name!r}: the graph takes {', '.join(inputs)}; supported are {', '.join(INPUTS)}."
         )
+    split = is_split(scratch / GRAPH)  # Optimum splits where one file would pass protobuf's 2 GB
+    if not split:  # the run of so large a model takes so long that small nodes do not count
+        fold_shapes(graph)
     add_pooling(graph, model)
     remove_labels(graph, "encoder")
-    # Optimum splits where one file would pass protobuf's 2 GB.
-    save_graph(graph, target / GRAPH, split=is_split(scratch / GRAPH))
+    save_graph(graph, target / GRAPH, split=split)
     return Graph(path=target / GRAPH, inputs=inputs)
 
 
