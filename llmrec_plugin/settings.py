@@ -37,6 +37,8 @@ class Settings:
         disabled_plugins: Names of plugins not to load (``LLMREC_DISABLE_PLUGINS``, separated by commas).
         max_wait_ms: How long a request to the feature server may have to wait before it is refused; None: no request is
             (``LLMREC_MAX_WAIT_MS``).
+        nice: Steps of ``nice`` by which threads that compute stand behind the event loop of a feature server that calls
+            `load_artifacts`, on Linux; 0: they do not (``LLMREC_NICE``; default 5).
         progress: Whether batch runs show a progress bar and a summary line (``LLMREC_PROGRESS``, 1 or 0).
     """
 
@@ -51,8 +53,11 @@ class Settings:
     disabled_plugins: frozenset[str]
     progress: bool
     max_wait_ms: int | None = None
+    nice: int = 5
 
 
+MAX_NICE = 19
+"""The lowest priority that a thread can have."""
 _VARIABLES = (
     "LLMREC_HOME",
     "LLMREC_ARTIFACTS",
@@ -66,6 +71,7 @@ _VARIABLES = (
     "LLMREC_DISABLE_PLUGINS",
     "LLMREC_PROGRESS",
     "LLMREC_MAX_WAIT_MS",
+    "LLMREC_NICE",
 )
 _HOME = ("HOME", "USERPROFILE")  # what ``~`` stands for
 
@@ -101,6 +107,9 @@ def _parse(values: tuple[str | None, ...], _home: tuple[str | None, ...], _folde
     progress = env["LLMREC_PROGRESS"] or "1"
     if progress not in ("0", "1"):
         raise SettingsError(f"LLMREC_PROGRESS must be 1 or 0, got {progress!r}.")
+    nice = env["LLMREC_NICE"] or "5"
+    if not nice.isdecimal() or int(nice) > MAX_NICE:
+        raise SettingsError(f"LLMREC_NICE must be a whole number from 0 to {MAX_NICE}, got {nice!r}.")
     cache_folder = Path(env["LLMREC_CACHE"] or home / "cache").expanduser().absolute()
     return Settings(
         artifact_folders=tuple(folders) or (home / "artifacts",),
@@ -114,6 +123,7 @@ def _parse(values: tuple[str | None, ...], _home: tuple[str | None, ...], _folde
         disabled_plugins=frozenset(part.strip() for part in env["LLMREC_DISABLE_PLUGINS"].split(",") if part.strip()),
         progress=progress == "1",
         max_wait_ms=_positive(env, "LLMREC_MAX_WAIT_MS", 0) or None,
+        nice=int(nice),
     )
 
 

@@ -27,6 +27,7 @@ from llmrec_plugin.pipeline.columns import Status, Value, output_arrays, output_
 from llmrec_plugin.pipeline.packing import unpack
 from llmrec_plugin.pipeline.postprocess import similarity
 from llmrec_plugin.runtime.arrivals import arrival
+from llmrec_plugin.runtime.precedence import step_back
 from llmrec_plugin.runtime.runner import Computed, Mode, runner_for
 from llmrec_plugin.runtime.workers import in_ray_worker, worker_settings
 
@@ -188,6 +189,7 @@ class Transform:
     def transform_columns(self, columns: Columns) -> dict[str, list[Any]]:
         """The output columns; vectors as tuples, which Feast converts twice as fast as lists, or as bytes."""
         called = arrival()
+        step_back()
         bound = self.bound
         result: dict[str, list[Any]]
         if isinstance(bound, BoundSimilarity):

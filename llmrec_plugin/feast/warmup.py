@@ -14,11 +14,13 @@ import time
 from typing import Any
 
 import click
-from feast import FeatureStore
+from feast import FeatureStore, OnDemandFeatureView
+from feast.types import Array, Int32, Int64, String
 
 from llmrec_plugin.binding import BoundColumn, BoundSimilarity
 from llmrec_plugin.errors import LLMRecError
 from llmrec_plugin.feast.admission import admit
+from llmrec_plugin.runtime.precedence import put_event_loop_first, step_back
 from llmrec_plugin.runtime.runner import runner_for
 from llmrec_plugin.settings import load_settings
 from llmrec_plugin.specs import digest
@@ -26,15 +28,19 @@ from llmrec_plugin.transform import Transform
 
 logger = logging.getLogger(__name__)
 
+_NO_TEXT: dict[Any, Any] = {String: "", Array(String): []}
+_UNLIKELY_KEY: dict[Any, Any] = {String: "", Int32: -(2**31), Int64: -(2**63)}
 # Gunicorn kills a worker that gives no sign of life for 30 s, and a starting worker gives none.
 SECONDS_AT_START = 20.0
 
 
 def load_artifacts(app: Any) -> None:
-    """Loads the models of every on-demand view, so that a worker's first request is as fast as the others.
+    """Loads the models of every on-demand view, and reads once, so that a worker's first request is soon answered.
 
     Deadlines then count from the arrival of a request, and requests that would wait longer than
     ``LLMREC_MAX_WAIT_MS`` are refused, see `llmrec_plugin.feast.admission`.
+
+    Threads that compute features step back behind the event loop, see `llmrec_plugin.runtime.precedence`.
 
     Objects of the start are left out of garbage collection from here on (`gc.freeze`).
 
@@ -47,7 +53,9 @@ def load_artifacts(app: Any) -> None:
     Raises:
         SettingsError: A setting of this process holds no value of its kind.
     """
-    admit(app, load_settings().max_wait_ms)
+    settings = load_settings()
+    put_event_loop_first(settings.nice)
+    admit(app, settings.max_wait_ms)
     store = _served_store()
     thread = threading.Thread(target=_load_all, args=(store,), name="llmrec-load")
     thread.start()
@@ -71,6 +79,7 @@ def _served_store() -> FeatureStore:
 
 
 def _load_all(store: FeatureStore) -> None:
+    step_back()  # and with this thread those of the sessions that it opens
     runner = runner_for(load_settings())
     started = time.monotonic()
     loaded = 0
@@ -80,15 +89,45 @@ def _load_all(store: FeatureStore) -> None:
             loaded += 1
         except Exception as exc:  # one broken model must not keep the others from being served
             logger.error("Feature %r cannot be served: %s", feature.feature.name, exc)
+    _read_once(store)
     logger.info("Loaded the models of %d on-demand features in %.1f s.", loaded, time.monotonic() - started)
+
+
+def _read_once(store: FeatureStore) -> None:
+    """Asks for one of our on-demand features, without a text, which computes nothing.
+
+    Feast imports, connects and parses at its first read, which takes as long as some ten others.
+    """
+    views = [view for view in store.list_on_demand_feature_views() if _transform_of(view) is not None]
+    # One with a stored side also opens the online store.
+    for view in sorted(views, key=lambda view: (not view.source_feature_view_projections, view.name)):
+        try:
+            store.get_online_features([f"{view.name}:{view.features[0].name}"], [_row_without_text(store, view)])
+            return
+        except Exception as exc:  # it is only that the first request will be slower
+            logger.debug("View %r was not read at the start: %r", view.name, exc)
+
+
+def _row_without_text(store: FeatureStore, view: OnDemandFeatureView) -> dict[str, Any]:
+    """A row of a request for `view` that holds no text, and keys that hardly anything is stored under.
+
+    Raises:
+        KeyError: A column is of a type that is no text, which would give the model something to read.
+    """
+    asked = [field for source in view.source_request_sources.values() for field in source.schema]
+    stored = [store.get_feature_view(projection.name) for projection in view.source_feature_view_projections.values()]
+    keys = [field for source in stored for field in source.entity_columns]
+    return {field.name: _NO_TEXT[field.dtype] for field in asked} | {
+        field.name: _UNLIKELY_KEY[field.dtype] for field in keys
+    }
 
 
 def _computed_on_demand(store: FeatureStore) -> list[BoundColumn]:
     """The features that requests make this process compute, each way of encoding once."""
     found: dict[str, BoundColumn] = {}
     for view in store.list_on_demand_feature_views():
-        transform = getattr(view.feature_transformation, "udf", None)
-        if not isinstance(transform, Transform):
+        transform = _transform_of(view)
+        if transform is None:
             continue
         try:
             bound = transform.bound
@@ -102,3 +141,9 @@ def _computed_on_demand(store: FeatureStore) -> list[BoundColumn]:
         # Two features of one network may be computed from vectors of different encoders.
         found |= {digest([side.encoding_fingerprint, side.artifacts]): side for side in sides}
     return list(found.values())
+
+
+def _transform_of(view: OnDemandFeatureView) -> Transform | None:
+    """What computes a view of ours; None for another's."""
+    transform = getattr(view.feature_transformation, "udf", None)
+    return transform if isinstance(transform, Transform) else None

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import sqlite3
 import threading
 import time
+import weakref
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +20,8 @@ logger = logging.getLogger(__name__)
 
 KEYS_PER_QUERY = 500  # SQLite's default bound on variables is larger; long statements gain nothing
 BUSY_SECONDS = 60.0
+_FORK_SECONDS = 5.0
+"""How long a fork waits for a thread that uses a database."""
 
 
 def make_private_folder(folder: Path) -> None:
@@ -25,8 +29,14 @@ def make_private_folder(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
 
 
+_databases: weakref.WeakSet[Database] = weakref.WeakSet()
+
+
 class Database:
     """One connection per process to one file, made for this user only.
+
+    A fork closes it first, for parent and child to open their own: locks are not inherited, but SQLite in the child
+    would believe that they were, and the log would be deleted from under it.
 
     Args:
         path: The file.
@@ -48,7 +58,8 @@ class Database:
         self._schema = schema
         self._version = version
         self._later_columns = later_columns
-        self._connections: dict[int, sqlite3.Connection] = {}  # by process: they must not cross a fork
+        self._connections: dict[int, sqlite3.Connection] = {}  # by process: they must not be used across a fork
+        _databases.add(self)
 
     @contextmanager
     def connect(self) -> Iterator[sqlite3.Connection]:
@@ -91,9 +102,12 @@ class Database:
     def close(self) -> None:
         """Closes the file; the next use opens it again."""
         with self.lock:
-            connection = self._connections.pop(os.getpid(), None)
-            if connection is not None:
-                connection.close()
+            self._close()
+
+    def _close(self) -> None:
+        connection = self._connections.pop(os.getpid(), None)
+        if connection is not None:
+            connection.close()
 
     def _open(self) -> sqlite3.Connection:
         make_private_folder(self.path.parent)
@@ -113,8 +127,11 @@ class Database:
                 return self._prepare()
 
     def _prepare(self) -> sqlite3.Connection:
-        # The write-ahead log and its index get the rights that the file has when it is first written.
-        os.close(os.open(self.path, os.O_RDWR | os.O_CREAT, 0o600))
+        # The write-ahead log and its index get the rights that the file has when it is first written. A file that is
+        # there is not opened here: to close it again would give away the locks of this process's other connections
+        # to it (a trap of POSIX locks), and a process that finds no lock deletes the log that they go on writing to.
+        with contextlib.suppress(FileExistsError):
+            os.close(os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
         if self.path.stat().st_mode & 0o077:
             self.path.chmod(0o600)
         # isolation_level=None: transactions are begun by hand; `with connection` commits or rolls back.
@@ -130,3 +147,25 @@ class Database:
                     connection.execute(f"ALTER TABLE {table} ADD COLUMN {name} {columns[name]}")
             connection.execute(f"PRAGMA user_version = {self._version}")
         return connection
+
+
+_held = threading.local()
+"""The databases that wait, closed, for this thread to fork: its ``databases``."""
+
+
+def _close_before_fork() -> None:
+    _held.databases = []
+    for database in list(_databases):
+        # One that is in use all the time goes on as it is: the child opens another, which may lose what it keeps.
+        if database.lock.acquire(timeout=_FORK_SECONDS):
+            _held.databases.append(database)
+            database._close()
+
+
+def _go_on_after_fork() -> None:
+    for database in _held.databases:
+        database.lock.release()
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows, which does not fork
+    os.register_at_fork(before=_close_before_fork, after_in_parent=_go_on_after_fork, after_in_child=_go_on_after_fork)

@@ -384,6 +384,14 @@ class Repo:
         finally:
             values.close()
 
+    def cached(self) -> int:
+        """How many values the cache holds."""
+        values = ValueCache(self.root / "home" / "cache", 2**30)
+        try:
+            return values.size()[0]
+        finally:
+            values.close()
+
     def copy(self, root: Path) -> Repo:
         """The same repo elsewhere."""
         shutil.copytree(self.root, root)

@@ -30,8 +30,26 @@ def serve_after_warm_up(requests: list[tuple[str, dict[str, Any]]]) -> dict[str,
         return load(artifact, *others)
 
     models_module.Encoder = spy  # type: ignore[assignment,misc]
+    encoded: list[str] = []
+    encode = load.encode
+
+    def spy_encode(self: Any, texts: Any, **options: Any) -> Any:
+        encoded.extend(texts)
+        return encode(self, texts, **options)
+
+    load.encode = spy_encode  # type: ignore[method-assign]
+    reads: list[dict[str, Any]] = []
+    read = FeatureStore.get_online_features
+
+    def spy_read(self: FeatureStore, features: Any, entity_rows: Any) -> Any:
+        response = read(self, features=features, entity_rows=entity_rows)
+        reads.append({name: values[0] for name, values in response.to_dict().items()})
+        return response
+
+    FeatureStore.get_online_features = spy_read  # type: ignore[method-assign,assignment]
     load_artifacts(FastAPI())
-    loaded_at_start = list(loads)
+    FeatureStore.get_online_features = read  # type: ignore[method-assign]
+    at_start = {"at start": list(loads), "encoded at start": list(encoded), "reads at start": reads}
     answers = []
     for feature, row in requests:
         try:
@@ -39,7 +57,7 @@ def serve_after_warm_up(requests: list[tuple[str, dict[str, Any]]]) -> dict[str,
             answers.append(columns[feature.partition(":")[2]][0])
         except Exception as exc:
             answers.append(f"{type(exc).__name__}: {exc}")
-    return {"at start": loaded_at_start, "in the end": loads, "answers": answers, "log": records}
+    return at_start | {"in the end": loads, "answers": answers, "log": records}
 
 
 def warm_up_with_a_slow_model() -> dict[str, Any]:

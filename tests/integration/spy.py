@@ -13,7 +13,7 @@ from integration.server import Server
 PATIENCE = 60
 
 _SPYING = """
-import gc, os, time
+import gc, os, threading, time
 from pathlib import Path
 from llmrec_plugin.feast import load_artifacts as load
 from llmrec_plugin.runtime.encoder import Encoder
@@ -25,6 +25,9 @@ def note(kind, *words):
     with (here / f"{{kind}}.{{os.getpid()}}").open("a") as file:
         file.writelines(f"{{word}}\\n" for word in words)
 
+def nice():
+    return os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+
 def spying_start(self, *arguments):
     note("loads", "load")
     start(self, *arguments)
@@ -32,11 +35,14 @@ def spying_start(self, *arguments):
 def spying_encode(self, texts, **options):
     if "max_tokens" in options:
         note("texts", *texts)
+        note("steps", nice() - loop)
         while any("held" in text for text in texts) and (here / "closed").exists():
             time.sleep(0.01)
     return encode(self, texts, **options)
 
 def load_artifacts(app):
+    global loop
+    loop = nice()
     Encoder.__init__, Encoder.encode = spying_start, spying_encode
     load(app)
     note("warm", gc.get_freeze_count())
@@ -70,7 +76,7 @@ class Spy:
             server.stop()
 
     def lines(self, kind: str) -> dict[str, list[str]]:
-        """``loads``, ``texts`` or ``warm``, by worker."""
+        """``loads``, ``texts``, ``steps`` (of nice behind the event loop) or ``warm``, by worker."""
         return {file.suffix: file.read_text().splitlines() for file in self._folder.glob(f"{kind}.*")}
 
     def close_gate(self) -> None:

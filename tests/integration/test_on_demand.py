@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import shutil
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -65,6 +66,12 @@ def test_each_worker_loads_its_models_at_start_and_none_for_a_request(server: Se
     assert spy.lines("loads") == warm
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="threads have a priority of their own on Linux only")
+def test_threads_that_compute_stand_behind_the_event_loop(server: Server, spy: Spy) -> None:
+    server.columns([QUERY], query=["yellow"])
+    assert {step for steps in spy.lines("steps").values() for step in steps} == {"5"}
+
+
 def test_what_a_worker_has_at_its_start_is_left_out_of_garbage_collection(server: Server, spy: Spy) -> None:
     assert all(int(count) > 100_000 for counts in spy.lines("warm").values() for count in counts)
 
@@ -88,10 +95,12 @@ def test_concurrent_requests_to_two_workers_give_the_values_of_one(server: Serve
     assert set().union(*encoded) == set(texts)
 
 
-def test_a_late_row_falls_back_alone_and_its_value_is_there_later(server: Server, spy: Spy) -> None:
-    until(lambda: server.columns(TIMELY, query=["red web"])["timely_embedding_status"] == ["ok"])
+def test_a_late_row_falls_back_alone_and_its_value_is_there_later(server: Server, spy: Spy, repo: Repo) -> None:
+    before = repo.cached()
+    until(lambda: server.columns(TIMELY, query=["kept font"])["timely_embedding_status"] == ["ok"])
+    until(lambda: repo.cached() > before)  # where the other worker finds it, too
     spy.close_gate()
-    rows = {"query": ["held font", "red web", ""], "item": ["i0", "i0", "i0"]}
+    rows = {"query": ["held font", "kept font", ""], "item": ["i0", "i0", "i0"]}
     late = server.columns([*TIMELY, *PAIR], **rows)
     assert late["timely_embedding_status"] == ["fallback", "ok", "empty"]
     assert late["timely_embedding"][0] == [0.0] * 8
@@ -136,6 +145,14 @@ def test_a_request_without_rows_gives_none(server: Server, spy: Spy) -> None:
     names = ("query_embedding", "timely_embedding", "timely_embedding_status")
     assert server.columns([QUERY, *TIMELY], query=[]) == {name: [] for name in names}
     assert spy.lines("texts") == before
+
+
+def test_a_worker_reads_once_at_its_start_and_computes_nothing(repo: Repo) -> None:
+    """Feast's own first read takes as long as ten others."""
+    got = repo.call("on_demand_steps:serve_after_warm_up", requests=[(QUERY, {"query": "after the start"})])
+    assert got["reads at start"] == [{"item": "", "query_item_similarity": None}], "of the online store, too"
+    assert got["encoded at start"] == ["ready"]
+    assert len(got["answers"][0]) == 8
 
 
 def test_a_missing_model_is_logged_at_start_and_fails_its_features_alone(repo: Repo, tmp_path: Path) -> None:

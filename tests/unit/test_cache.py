@@ -382,42 +382,69 @@ def test_a_file_of_an_older_version_keeps_its_runs_and_takes_new_ones(tmp_path):
         cache.close()
 
 
-FORKING = """
-import os, sqlite3, sys
-import numpy as np
+COMING_AND_GOING = """
+import sys
 from pathlib import Path
 from llmrec_plugin.runtime.cache import ValueCache
 cache = ValueCache(Path(sys.argv[1]), 2**20)
+print(cache.size()[0])
+cache.close()
+"""
+
+
+def seen_by_another_process(folder):
+    """How many values a process finds that opens the cache and closes it again."""
+    done = subprocess.run([sys.executable, "-c", COMING_AND_GOING, folder], capture_output=True, check=True, timeout=60)
+    return int(done.stdout)
+
+
+def test_a_process_that_comes_and_goes_takes_nothing_from_one_that_stays(tmp_path):
+    """The last to close a file deletes its log; it must not take itself for the last."""
+    cache = ValueCache(tmp_path, 2**20)
+    cache.put_many("a", numbered(0, 1))
+    check_equal(cache.get_many("a", list(numbered(0, 1))), numbered(0, 1))  # so that both connections are open
+    for number in range(1, 4):
+        assert seen_by_another_process(tmp_path) == number
+        cache.put_many("a", numbered(number, number + 1))
+    assert seen_by_another_process(tmp_path) == cache.size()[0] == 4
+    check_equal(cache.get_many("a", list(numbered(0, 4))), numbered(0, 4))
+    cache.close()
+
+
+FORKING = """
+import os, sqlite3, subprocess, sys
+import numpy as np
+from pathlib import Path
+from llmrec_plugin.runtime.cache import ValueCache
+folder, another = Path(sys.argv[1]), sys.argv[2]
+cache = ValueCache(folder, 2**20)
 vector = np.ones(8, np.float32)
 cache.put_many("a", {"parent": vector})
-
-def connections():
-    return {
-        (pid, use): connection
-        for use, database in cache._databases.items()
-        for pid, connection in database._connections.items()
-    }
-
-before = connections()
+assert len(cache.get_many("a", ["parent"])) == 1
+(told, tell), (heard, hear) = os.pipe(), os.pipe()
 child = os.fork()
 if child == 0:
     cache.put_many("a", {"child": vector})
-    ok = len(cache.get_many("a", ["parent", "child"])) == 2
-    mine = [connection for (pid, _), connection in connections().items() if pid == os.getpid()]
-    ok = ok and mine and not any(connection in before.values() for connection in mine)
+    os.write(tell, b".")
+    os.read(heard, 1)
+    cache.put_many("a", {"child, later": vector})
+    ok = len(cache.get_many("a", ["parent", "child", "child, later"])) == 3
     cache.close()
     os._exit(0 if ok else 1)
+os.read(told, 1)
+cache.put_many("a", {"parent, later": vector})
+cache.close()
+assert subprocess.run([sys.executable, "-c", another, folder], stdout=subprocess.PIPE, check=True).stdout == b"3\\n"
+os.write(hear, b".")
 assert os.waitpid(child, 0)[1] == 0
-assert before and connections() == before
-cache.put_many("a", {"later": vector})
-assert len(cache.get_many("a", ["parent", "child", "later"])) == 3
+assert len(cache.get_many("a", ["parent", "child", "parent, later", "child, later"])) == 4
 assert sqlite3.connect(cache.path).execute("PRAGMA integrity_check").fetchone() == ("ok",)
 """
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this platform does not fork")
 def test_a_forked_child_opens_the_file_for_itself(tmp_path):
-    done = subprocess.run(
-        [sys.executable, "-c", FORKING, tmp_path], capture_output=True, text=True, check=False, timeout=60
-    )
+    """Locks are not inherited: a child that goes on with its parent's connection writes to a log that is deleted."""
+    script = [sys.executable, "-c", FORKING, tmp_path, COMING_AND_GOING]
+    done = subprocess.run(script, capture_output=True, text=True, check=False, timeout=60)
     assert (done.returncode, done.stderr) == (0, "")

@@ -54,6 +54,7 @@ def test_every_variable_is_read(tmp_path):
             "LLMREC_THREADS": "7",
             "LLMREC_DISABLE_PLUGINS": "one, two,,",
             "LLMREC_PROGRESS": "0",
+            "LLMREC_NICE": "0",
         }
     )
     assert settings.artifact_folders == (tmp_path / "a", tmp_path / "b")
@@ -63,6 +64,7 @@ def test_every_variable_is_read(tmp_path):
     assert settings.runtime == "openvino"
     assert settings.disabled_plugins == {"one", "two"}
     assert not settings.progress
+    assert settings.nice == 0
 
 
 def test_home_moves_artifacts_and_cache(tmp_path):
@@ -115,6 +117,8 @@ def test_a_count_that_is_no_positive_integer_is_refused(name, value):
         ("LLMREC_DEVICE", "gpu", "auto, cpu, cuda or tensorrt"),
         ("LLMREC_DEVICE", "CPU", "auto"),
         ("LLMREC_PROGRESS", "no", "1 or 0"),
+        ("LLMREC_NICE", "20", "a whole number from 0 to 19"),
+        ("LLMREC_NICE", "-5", "a whole number from 0 to 19"),
     ],
 )
 def test_an_unknown_choice_is_refused(name, value, expected):

@@ -1,0 +1,83 @@
+"""Threads that compute stand behind a server's event loop."""
+
+import os
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from llmrec_plugin.runtime import precedence
+from llmrec_plugin.runtime.precedence import SWITCH_SECONDS, put_event_loop_first, step_back
+from llmrec_plugin.settings import MAX_NICE
+
+linux = pytest.mark.skipif(sys.platform != "linux", reason="threads have a priority of their own on Linux only")
+
+
+def nice():
+    return os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+
+
+def in_a_thread(*functions):
+    """What the functions return, called one after the other in a thread of their own, which ends afterwards."""
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(lambda: [function() for function in functions]).result()
+
+
+@pytest.fixture(autouse=True)
+def a_process_of_its_own(monkeypatch):
+    interval = sys.getswitchinterval()
+    monkeypatch.setattr(precedence, "_event_loop", None)
+    yield
+    sys.setswitchinterval(interval)
+
+
+@linux
+def test_a_thread_steps_back_and_takes_those_with_it_that_it_starts():
+    put_event_loop_first(3)
+    assert in_a_thread(step_back, nice, step_back, nice, lambda: in_a_thread(nice)) == [
+        None, nice() + 3, None, nice() + 3, [nice() + 3]
+    ]  # fmt: skip
+    assert in_a_thread(nice) == [nice()], "the others stay where they are"
+
+
+@linux
+def test_the_event_loop_itself_stays():
+    before = nice()
+    put_event_loop_first(3)
+    step_back()
+    assert nice() == before
+
+
+@linux
+def test_a_thread_that_is_further_back_already_stays_there():
+    put_event_loop_first(1)
+
+    def far_back():
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), nice() + 4)
+        return nice()
+
+    [before, _, after] = in_a_thread(far_back, step_back, nice)
+    assert before == after
+
+
+@linux
+def test_no_thread_steps_further_back_than_there_is_room():
+    put_event_loop_first(10 * MAX_NICE)
+    assert in_a_thread(step_back, nice) == [None, MAX_NICE]
+
+
+def test_pythons_lock_is_given_away_sooner_and_never_later():
+    put_event_loop_first(1)
+    assert sys.getswitchinterval() == pytest.approx(SWITCH_SECONDS)
+    sys.setswitchinterval(SWITCH_SECONDS / 10)
+    put_event_loop_first(1)
+    assert sys.getswitchinterval() == pytest.approx(SWITCH_SECONDS / 10, abs=2e-6)
+
+
+@pytest.mark.parametrize("prepare", [lambda: None, lambda: put_event_loop_first(0)])
+def test_outside_of_servers_and_without_steps_nothing_changes(prepare):
+    interval = sys.getswitchinterval()
+    prepare()
+    assert in_a_thread(nice, step_back, nice) == [nice(), None, nice()]
+    assert sys.getswitchinterval() == interval
