@@ -7,6 +7,7 @@ processor, and for Python's lock. So in a server those threads step back, and gi
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import threading
@@ -45,5 +46,6 @@ def step_back() -> None:
         return
     thread = threading.get_native_id()
     if thread != _event_loop:
-        os.setpriority(os.PRIO_PROCESS, thread, max(_nice, os.getpriority(os.PRIO_PROCESS, thread)))
+        with contextlib.suppress(OSError):  # where a sandbox forbids it, all stay equal
+            os.setpriority(os.PRIO_PROCESS, thread, max(_nice, os.getpriority(os.PRIO_PROCESS, thread)))
     _local.stepped_back_from = _event_loop  # another one after a fork

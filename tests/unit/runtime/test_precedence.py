@@ -67,6 +67,16 @@ def test_no_thread_steps_further_back_than_there_is_room():
     assert in_a_thread(step_back, nice) == [None, MAX_NICE]
 
 
+@linux
+def test_a_sandbox_that_forbids_it_costs_no_request(monkeypatch):
+    def forbid(*_):
+        raise PermissionError("seccomp")
+
+    put_event_loop_first(3)
+    monkeypatch.setattr(os, "setpriority", forbid)
+    assert in_a_thread(step_back, nice) == [None, nice()]
+
+
 def test_pythons_lock_is_given_away_sooner_and_never_later():
     put_event_loop_first(1)
     assert sys.getswitchinterval() == pytest.approx(SWITCH_SECONDS)
