@@ -1,8 +1,8 @@
 """Whose turn it is in a feature server: first the event loop's, then that of threads which compute.
 
 One thread of a server, its event loop, takes requests, refuses them, and hands out answers and signs of life. Feast
-answers in other threads, and where there is more to compute than processors can, they keep the event loop waiting: for a
-processor, and for Python's lock. So in a server those threads step back, and give the lock away sooner.
+answers in other threads, and where there is more to compute than processors can, they keep the event loop waiting: for
+a processor, and for Python's lock. So in a server those threads step back, and give the lock away sooner.
 """
 
 from __future__ import annotations
