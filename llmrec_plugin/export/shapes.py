@@ -20,6 +20,8 @@ _log = logging.getLogger(__name__)
 Shape: TypeAlias = tuple[int | str, ...]
 """A length that is known, or the name of one that differs from run to run, such as ``batch_size``; empty: no name."""
 
+_NO_END = 2**31 - 1
+"""What a slice that ends where its input ends is given as its end."""
 _KEEP, _INFER = 0, -1
 """What ``Reshape`` reads as: the length that is here, and what remains."""
 
@@ -31,7 +33,7 @@ def fold_shapes(model: Any) -> None:
     ``Gather`` of a ``Shape`` becomes a constant where what it takes is known. What nothing reads any more is removed.
 
     Args:
-        model: A ``ModelProto`` with names for its open lengths. Left as it is if ONNX Runtime cannot infer its shapes,
+        model: A ``ModelProto`` with names for its open lengths. Left as it is where ONNX Runtime cannot infer shapes,
             or if nodes hold graphs of their own.
     """
     onnx = require("onnx")
@@ -86,11 +88,17 @@ def reshape_target(before: Shape | None, after: Shape | None) -> tuple[int, ...]
 
 
 def _infer(model: Any) -> dict[str, Shape]:
-    """The shapes of all values of a model, by their names."""
-    inference = require("onnxruntime.tools.symbolic_shape_infer").SymbolicShapeInference
+    """The shapes of a model's values, by their names, as far as they can be inferred."""
+    module = require("onnxruntime.tools.symbolic_shape_infer")
     with quiet():
         # Two lengths that a broadcast brings together are taken to be equal: exporters name lengths, not ones.
-        inferred = inference.infer_shapes(model, auto_merge=True).graph
+        inference = module.SymbolicShapeInference(int_max=_NO_END, auto_merge=True, guess_output_rank=False, verbose=0)
+        # The steps of its `infer_shapes`, which writes a file into the working folder when something is left open.
+        inference._preprocess(model)
+        while inference.run_:
+            inference._infer_impl()
+        inference._update_output_from_vi()
+        inferred = inference.out_mp_.graph
     return {
         value.name: tuple(
             length.dim_value if length.HasField("dim_value") else length.dim_param

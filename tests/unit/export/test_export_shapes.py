@@ -156,11 +156,24 @@ def test_a_graph_that_holds_graphs_is_left_alone():
     assert model.SerializeToString() == before
 
 
-def test_a_graph_whose_shapes_cannot_be_inferred_is_left_alone(caplog):
+def test_a_graph_that_cannot_be_read_is_left_alone_and_no_file_is_written(caplog, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     model = shape_slice(-1, 9)
-    model.graph.node[0].op_type = "Unheard"
+    model.graph.node[2].input[0] = "nothing makes this"
     before = model.SerializeToString()
     with caplog.at_level("DEBUG", "llmrec_plugin.export.shapes"):
         fold_shapes(model)
     assert model.SerializeToString() == before
     assert "Shapes are computed in every run" in caplog.text
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_is_known_is_folded_though_an_operator_is_not_known(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    model = shape_slice(-1, 9)
+    model.graph.node.append(onnx.helper.make_node("Unheard", ["x"], ["z"], domain="of.another"))
+    model.graph.output.append(onnx.helper.make_tensor_value_info("z", onnx.TensorProto.FLOAT, None))
+    model.opset_import.append(onnx.helper.make_opsetid("of.another", 1))
+    fold_shapes(model)
+    assert [node.op_type for node in model.graph.node] == ["Cast", "Mul", "Unheard"]
+    assert not list(tmp_path.iterdir())
