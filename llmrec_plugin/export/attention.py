@@ -16,7 +16,8 @@ outputs
     ``logits`` (m, vocabulary) float32;
     ``present.{layer}.key`` and ``.value``: bound to the memory of the past, they are the past with the new tokens.
 
-ONNX Runtime refuses more than one row with a past and more than one new token.
+ONNX Runtime refuses more than one row with a past and more than one new token. What follows the last attention is
+computed for the wanted positions only (`llmrec_plugin.export.selection`).
 
 Attention is found by its wiring, not by names. Whether what was found is what was meant, the comparison with PyTorch
 decides (`llmrec_plugin.export.generation_parity`).
@@ -32,21 +33,18 @@ from typing import Any
 
 import numpy as np
 
+from llmrec_plugin.export.selection import LOGIT_POSITIONS, LOGITS, select_tokens
 from llmrec_plugin.export.toolchain import require
+from llmrec_plugin.export.wiring import NotFusedError, Wiring
 from llmrec_plugin.runtime.session import open_session
 
-LOGITS = "logits"
 PAST, PRESENT = "past_key_values.", "present."
-SEQLENS, TOTAL, LOGIT_POSITIONS = "seqlens_k", "total_sequence_length", "logit_positions"
+SEQLENS, TOTAL = "seqlens_k", "total_sequence_length"
 
 _FUSED = "fused/"
 _SWAP_HEADS = [0, 2, 1, 3]
 """Between (n, heads, S, head_dim) and (n, S, heads, head_dim)."""
 _RESHAPING = ("Transpose", "Reshape", "Expand", "Unsqueeze", "Identity")
-
-
-class NotFusedError(Exception):
-    """The graph has no attention of the kind that can be replaced; the text says what is other."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,7 +80,7 @@ def fuse_attention(plain: Path, heads: int, windows: Sequence[int | None]) -> An
         NotFusedError: The graph is not wired as expected.
     """
     model = require("onnx").load(plain)
-    graph = _Graph(model.graph)
+    graph = Wiring(model.graph)
     inputs = {item.name for item in model.graph.input}
     if not {"input_ids", "attention_mask", "position_ids"} <= inputs or f"{PAST}0.key" not in inputs:
         raise NotFusedError(f"its inputs are {', '.join(sorted(inputs))}")
@@ -92,94 +90,16 @@ def fuse_attention(plain: Path, heads: int, windows: Sequence[int | None]) -> An
     scales = _scales(plain, graph, found)
     for layer, (attention, window) in enumerate(zip(found, windows, strict=True)):
         _replace(graph, layer, attention, heads=heads, scale=scales[layer], window=window)
-    _select_logits(graph)
     graph.prune([item.name for item in model.graph.output])
-    _declare_inputs(model.graph, graph)
+    head_dim = empty_cache(next(item for item in model.graph.input if item.name == f"{PAST}0.key"))[3]
+    select_tokens(model.graph, f"{_FUSED}{len(found) - 1}/attention", heads * head_dim)
+    _declare_inputs(model.graph)
     if "com.microsoft" not in {item.domain for item in model.opset_import}:
         model.opset_import.append(require("onnx").helper.make_opsetid("com.microsoft", 1))
     return model
 
 
-class _Graph:
-    """A graph with its wiring, which follows what is changed through it."""
-
-    def __init__(self, graph: Any) -> None:
-        self._onnx = require("onnx")
-        self.proto = graph
-        self.nodes = list(graph.node)
-        self.initializers = {item.name: item for item in graph.initializer}
-        self.producers = {name: node for node in graph.node for name in node.output if name}
-        self.consumers: dict[str, list[Any]] = defaultdict(list)
-        for node in graph.node:
-            for name in node.input:
-                self.consumers[name].append(node)
-
-    def producer(self, name: str, *operators: str) -> Any | None:
-        """The node that makes `name`, if it is one of `operators`; copies are looked through."""
-        node = self.producers.get(name)
-        while node is not None and node.op_type == "Identity":
-            node = self.producers.get(node.input[0])
-        return node if node is not None and node.op_type in operators else None
-
-    def constant(self, name: str) -> np.ndarray | None:
-        """The value of a constant."""
-        if name in self.initializers:
-            return np.asarray(self._onnx.numpy_helper.to_array(self.initializers[name]))
-        node = self.producer(name, "Constant")
-        values = [item.t for item in node.attribute if item.name == "value"] if node is not None else []
-        return np.asarray(self._onnx.numpy_helper.to_array(values[0])) if values else None
-
-    def is_scalar(self, name: str) -> bool:
-        """Whether `name` is a number that depends on no data: constants of one element, and shapes."""
-        if name in self.initializers:
-            return int(np.prod(self.initializers[name].dims)) == 1
-        node = self.producers.get(name)
-        if node is None or node.op_type == "Shape":
-            return node is not None
-        if node.op_type == "Constant":
-            value = self.constant(name)
-            return value is not None and value.size == 1
-        return all(self.is_scalar(item) for item in node.input if item)
-
-    def unscaled(self, node: Any) -> tuple[str, str] | None:
-        """What a ``Mul`` or ``Div`` scales, and the scalar by which it does."""
-        left, right = node.input
-        if self.is_scalar(right):
-            return left, right
-        return (right, left) if node.op_type == "Mul" and self.is_scalar(left) else None
-
-    def add(self, before: Any, operator: str, inputs: Sequence[str], outputs: Sequence[str], **attributes: Any) -> None:
-        """Inserts a node before another."""
-        node = self._onnx.helper.make_node(operator, list(inputs), list(outputs), name=outputs[0], **attributes)
-        self.nodes.insert(next(row for row, item in enumerate(self.nodes) if item is before), node)
-
-    def ints(self, name: str, *values: int) -> str:
-        if name not in self.initializers:
-            constant = self._onnx.numpy_helper.from_array(np.array(values, np.int64), name)
-            self.proto.initializer.append(constant)
-            self.initializers[name] = constant
-        return name
-
-    def rename_output(self, name: str, new: str) -> None:
-        """Gives the output `name` of a node another name, leaving its readers with the old one."""
-        node = self.producers[name]
-        node.output[list(node.output).index(name)] = new
-
-    def prune(self, outputs: Sequence[str]) -> None:
-        """Writes the nodes back, without nodes and constants that do not lead to `outputs`."""
-        needed, kept = set(outputs), []
-        for node in reversed(self.nodes):
-            if needed.intersection(node.output):
-                kept.append(node)
-                needed.update(node.input)
-        kept.reverse()
-        constants = [item for item in self.proto.initializer if item.name in needed]
-        del self.proto.node[:], self.proto.initializer[:]
-        self.proto.node.extend(kept)
-        self.proto.initializer.extend(constants)
-
-
-def _find_attention(graph: _Graph, layer: int) -> _Attention:
+def _find_attention(graph: Wiring, layer: int) -> _Attention:
     """The attention of `layer`: softmax(query keys' + mask) values, over the cache with the new tokens."""
     keys, key = _appended(graph, layer, "key")
     values, value = _appended(graph, layer, "value")
@@ -210,7 +130,7 @@ def _find_attention(graph: _Graph, layer: int) -> _Attention:
     )  # fmt: skip
 
 
-def _appended(graph: _Graph, layer: int, kind: str) -> tuple[str, str]:
+def _appended(graph: Wiring, layer: int, kind: str) -> tuple[str, str]:
     """Name of the cache with the new tokens, and of the new tokens' part."""
     node = graph.producer(f"{PRESENT}{layer}.{kind}", "Concat")
     if node is None or len(node.input) != 2 or node.input[0] != f"{PAST}{layer}.{kind}":
@@ -218,7 +138,7 @@ def _appended(graph: _Graph, layer: int, kind: str) -> tuple[str, str]:
     return node.output[0], node.input[1]
 
 
-def _reaches(graph: _Graph, name: str, source: str) -> list[str] | None:
+def _reaches(graph: Wiring, name: str, source: str) -> list[str] | None:
     """The scalars between `source` and `name` if only those and changes of shape are between them, else None."""
     factors = []
     while name != source:
@@ -235,7 +155,7 @@ def _reaches(graph: _Graph, name: str, source: str) -> list[str] | None:
     return factors
 
 
-def _to_scores(graph: _Graph, name: str, keys: str) -> tuple[Any, list[str], list[str]] | None:
+def _to_scores(graph: Wiring, name: str, keys: str) -> tuple[Any, list[str], list[str]] | None:
     """The product with the keys below `name`, and the scalars by which it is multiplied and divided on the way."""
     node = graph.producer(name, "MatMul", "Add", "Where", "Mul", "Div", "Cast")
     if node is None:
@@ -253,7 +173,7 @@ def _to_scores(graph: _Graph, name: str, keys: str) -> tuple[Any, list[str], lis
     return paths[0] if len(paths) == 1 else None
 
 
-def _scales(plain: Path, graph: _Graph, found: Sequence[_Attention]) -> list[float]:
+def _scales(plain: Path, graph: Wiring, found: Sequence[_Attention]) -> list[float]:
     """The number by which each layer's scores are scaled.
 
     Where it is not a constant, e.g. made from the shape of the query, the graph itself is asked for it.
@@ -294,7 +214,7 @@ def empty_cache(item: Any, rows: int = 1, capacity: int = 0) -> tuple[int, int, 
     return rows, heads, capacity, size
 
 
-def _replace(graph: _Graph, layer: int, attention: _Attention, *, heads: int, scale: float, window: int | None) -> None:
+def _replace(graph: Wiring, layer: int, attention: _Attention, *, heads: int, scale: float, window: int | None) -> None:
     """Puts a GroupQueryAttention in the place of `attention`."""
     cache = next(item for item in graph.proto.input if item.name == f"{PAST}{layer}.key")
     _, kv_heads, _, head_dim = empty_cache(cache)
@@ -354,34 +274,7 @@ def _reconnect(node: Any, old: str, new: str) -> None:
             node.input[position] = new
 
 
-def _select_logits(graph: _Graph) -> None:
-    """Lets the product with the vocabulary run on the wanted positions only."""
-    name = LOGITS
-    while (node := graph.producer(name, "Cast", "Mul", "Div", "Tanh", "Add", "MatMul")) is not None:
-        if node.op_type == "MatMul":
-            break
-        # The other operand, if there is one, is a constant: a bias, a scale.
-        name = next((item for item in node.input if graph.constant(item) is None), "")
-    if node is None:
-        raise NotFusedError("its logits are no product of a hidden state with the vocabulary")
-    weights = graph.producer(node.input[1], "Transpose")
-    table = graph.initializers.get(weights.input[0] if weights is not None else node.input[1])
-    if table is None:
-        raise NotFusedError("its logits are no product of a hidden state with the vocabulary")
-    size = table.dims[1] if weights is not None else table.dims[0]
-    rows, wanted = f"{_FUSED}hidden", f"{_FUSED}wanted"
-    graph.add(node, "Reshape", [node.input[0], graph.ints(f"{_FUSED}rows", -1, int(size))], [rows])
-    graph.add(node, "Gather", [rows, LOGIT_POSITIONS], [wanted], axis=0)
-    if weights is None:
-        node.input[0] = wanted
-        return
-    # Two dimensions allow a product with the table of the token embeddings as it is, without a transposed copy.
-    output = node.output[0]
-    node.output[0] = f"{_FUSED}unused_logits"
-    graph.add(node, "Gemm", [wanted, table.name], [output], transB=1)
-
-
-def _declare_inputs(graph: Any, wiring: _Graph) -> None:
+def _declare_inputs(graph: Any) -> None:
     """Replaces the mask by lengths, and names the dimensions.
 
     Raises:

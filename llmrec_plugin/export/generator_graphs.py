@@ -12,6 +12,7 @@ import numpy as np
 from llmrec_plugin.errors import SourceError
 from llmrec_plugin.export.attention import empty_cache, fuse_attention
 from llmrec_plugin.export.graph import OPSET, is_split, remove_labels, save_graph
+from llmrec_plugin.export.shapes import fold_shapes
 from llmrec_plugin.export.toolchain import quiet, require
 from llmrec_plugin.manifests import GRAPH
 from llmrec_plugin.specs import GeneratorModel, GeneratorTask
@@ -85,9 +86,12 @@ def build_generator(model: GeneratorModel, source: Path, scratch: Path, target: 
     onnx = require("onnx")
     for theirs, ours in _FILES[model.task].items():
         graph = onnx.load(scratch / theirs)
+        split = is_split(scratch / theirs)
         share_weights(graph)
+        if not split:  # as in `llmrec_plugin.export.graph`: a large model's runs are long
+            fold_shapes(graph)
         remove_labels(graph, "generator")
-        save_graph(graph, target / ours, split=is_split(scratch / theirs))
+        save_graph(graph, target / ours, split=split)
     last = onnx.load(target / list(_FILES[model.task].values())[-1], load_external_data=False).graph
     # A decoder that reads an encoder keeps two caches, of the same shape.
     caches = [item for item in last.input if item.name.endswith(".key") and ".encoder." not in item.name]

@@ -13,8 +13,9 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from llmrec_plugin.export.attention import LOGIT_POSITIONS, LOGITS, PAST, PRESENT, SEQLENS, TOTAL
+from llmrec_plugin.export.attention import PAST, PRESENT, SEQLENS, TOTAL
 from llmrec_plugin.export.generator_graphs import DECODER, DECODER_WITH_PAST, ENCODER
+from llmrec_plugin.export.selection import LOGIT_POSITIONS, LOGITS
 from llmrec_plugin.export.toolchain import require
 from llmrec_plugin.manifests import GRAPH
 from llmrec_plugin.pipeline.batching import pad

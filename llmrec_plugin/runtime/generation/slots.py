@@ -1,9 +1,12 @@
 """Continuous batching: rows of unequal length share the steps of a fused graph, one token each.
 
 A slot holds a row. Every step reads one token per occupied slot: the next of a row's known tokens, or the one just
-chosen. So prompts are read while other rows are written, nothing is padded, and a row that ends makes room at once.
-Slots in use stay next to each other at the front: the last one moves into a gap. What all prompts begin with is read
-once and copied into a slot when that is used for the first time; rows that follow in the slot find it there.
+chosen. A row that ends makes room for another. Slots in use stay next to each other at the front: the last one moves
+into a gap.
+
+What all prompts begin with is read once and copied into a slot when that is used for the first time; rows that follow
+in the slot find it there, and read what is left of their prompts while other rows are written. Prompts that have
+nothing in common are read some at a time, before their rows share steps.
 
 See docs/adr/0018-one-token-per-slot.md for what was measured.
 """
@@ -22,6 +25,10 @@ from llmrec_plugin.runtime.generation.writing import Row, Writing
 AHEAD = 1.0
 """A prompt that has at least this many times more tokens left than there are rows to share steps with is read at
 once."""
+TOGETHER = 8
+"""So many slots are free before prompts that have nothing in common are read together."""
+READ_TOKENS = 512
+"""Of prompts that are read together, padding included; more do not make a token cheaper, and need more memory."""
 
 
 class Owner(Protocol):
@@ -73,7 +80,8 @@ class Slots:
         self._binding = Binding(graph, cache)
         self._cache = cache
         self._prefix = prefix
-        self._shared = 0 if prefix is None else prefix.shape[2]
+        self.shared = 0 if prefix is None else prefix.shape[2]
+        """Tokens of the prefix."""
         self._used = 0  # slots that hold the prefix
         self._ids = np.zeros((cache.slots, cache.capacity), dtype=np.int64)
         self._read = np.zeros(cache.slots, dtype=np.int64)
@@ -108,7 +116,7 @@ class Slots:
                 self._cache.write(slot, self._prefix)
             self._used = slot + 1
         self._ids[slot, : len(ids)] = ids
-        self._read[slot], self._known[slot] = self._shared, len(ids)
+        self._read[slot], self._known[slot] = self.shared, len(ids)
         return slot
 
     def append(self, slot: int, tokens: Sequence[int]) -> None:
@@ -129,7 +137,7 @@ class Slots:
         if slot == last:
             return None
         read, known = int(self._read[last]), int(self._known[last])
-        self._cache.copy(last, slot, self._shared, read)
+        self._cache.copy(last, slot, self.shared, read)
         self._ids[slot, :known] = self._ids[last, :known]
         self._read[slot], self._known[slot] = read, known
         return last
@@ -138,7 +146,7 @@ class Slots:
         """Copies a row into a free slot; returns that."""
         read, known = int(self._read[slot]), int(self._known[slot])
         target = self.enter(self._ids[slot, :known])
-        self._cache.copy(slot, target, self._shared, read)
+        self._cache.copy(slot, target, self.shared, read)
         self._read[target] = read
         return target
 
@@ -148,12 +156,17 @@ class Slots:
         self._cache.permute(sources, targets, start, read)
         self._ids[targets, start:known] = self._ids[sources, start:known]
 
-    def read_ahead(self, slot: int) -> None:
-        """Reads all tokens of a row but the last in a run of its own."""
-        start, stop = int(self._read[slot]), int(self._known[slot]) - 1
-        if stop > start:
-            self._run(slot, self._ids[slot : slot + 1, start:stop], np.array([stop - start]), np.array([], np.int64))
-            self._read[slot] = stop
+    def read_ahead(self, first: int, rows: int = 1) -> None:
+        """Reads all tokens but the last of consecutive rows in a run of its own; several rows must have no past."""
+        span = slice(first, first + rows)
+        read, stop = self._read[span], self._known[span] - 1
+        lengths = stop - read
+        longest = int(lengths.max())
+        if longest > 0:
+            ids = self._ids[span, read[0] : read[0] + longest]
+            # Each row of a run reads something. A row of one token reads that now and again in its first step.
+            self._run(first, ids, np.maximum(lengths, 1), np.array([], np.int64))
+            self._read[span] = stop
 
     def step(self) -> tuple[np.ndarray, np.ndarray]:
         """Reads a token of each row in use.
@@ -195,31 +208,56 @@ def work(
     """
     owners: list[OwnerT] = []
 
-    def admit(slot: int | None = None) -> bool:
-        """Puts the next row that is not over at once into a slot."""
+    def next_row() -> tuple[OwnerT, np.ndarray] | None:
+        """The next row that is not over at once, and its tokens."""
         while waiting:
             try:
                 entry = waiting.popleft()
             except IndexError:  # another thread took it
-                return False
+                return None
             owner = entry.begin()
-            if owner.over:
-                finished(owner)
-                continue
-            ids = np.concatenate([entry.ids, np.array(owner.fresh, dtype=np.int64)]) if owner.fresh else entry.ids
-            at = slots.enter(ids, slot)
-            if slot is None:
-                owners.append(owner)
-            else:
-                owners[slot] = owner
-            if slots.unread(at) > AHEAD * max(len(owners), min(len(waiting), slots.free)):
-                slots.read_ahead(at)
-            return True
-        return False
+            if not owner.over:
+                fresh = np.array(owner.fresh, dtype=np.int64)
+                return owner, np.concatenate([entry.ids, fresh]) if owner.fresh else entry.ids
+            finished(owner)
+        return None
 
+    def admit(slot: int | None = None) -> bool:
+        """Puts the next row into a slot, behind the prefix."""
+        row = next_row()
+        if row is None:
+            return False
+        owner, ids = row
+        at = slots.enter(ids, slot)
+        if slot is None:
+            owners.append(owner)
+        else:
+            owners[slot] = owner
+        if slots.unread(at) > AHEAD * max(len(owners), min(len(waiting), slots.free)):
+            slots.read_ahead(at)
+        return True
+
+    def admit_together() -> bool:
+        """Puts the next rows into free slots and reads their prompts in one run."""
+        first, longest = len(owners), 1
+        while slots.free and (len(owners) - first + 1) * longest <= READ_TOKENS and (row := next_row()) is not None:
+            owner, ids = row
+            slots.enter(ids)
+            owners.append(owner)
+            longest = max(longest, len(ids))
+        if len(owners) == first:
+            return False
+        slots.read_ahead(first, len(owners) - first)
+        return True
+
+    least = min(TOGETHER, slots.free)
     while True:
-        while slots.free and admit():
-            pass
+        if slots.shared:
+            while slots.free and admit():
+                pass
+        else:
+            while waiting and slots.free >= min(least, len(waiting)) and admit_together():
+                pass
         if not owners:
             return
         wanted, logits = slots.step()
@@ -235,11 +273,12 @@ def work(
                 slots.append(slot, owner.fresh)
                 continue
             finished(owner)
-            if not admit(slot):
-                last = slots.leave(slot)
-                if last is not None:
-                    owners[slot] = owners[last]
-                owners.pop()
+            if slots.shared and admit(slot):
+                continue
+            last = slots.leave(slot)
+            if last is not None:
+                owners[slot] = owners[last]
+            owners.pop()
 
 
 def search(

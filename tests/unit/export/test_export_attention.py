@@ -7,9 +7,11 @@ import onnx
 import pytest
 from tiny_generators import HEADS, KV_HEADS, LAYERS, declare_generator, save_generator
 
-from llmrec_plugin.export.attention import LOGIT_POSITIONS, SEQLENS, TOTAL, NotFusedError, fuse_attention
+from llmrec_plugin.export.attention import SEQLENS, TOTAL, fuse_attention
 from llmrec_plugin.export.generator_graphs import build_generator, write_fused
 from llmrec_plugin.export.greedy import FusedDecoder, InTwoPieces, PlainDecoder
+from llmrec_plugin.export.selection import LOGIT_POSITIONS
+from llmrec_plugin.export.wiring import NotFusedError
 from llmrec_plugin.manifests import GRAPH
 from llmrec_plugin.runtime.session import open_session
 
@@ -114,6 +116,52 @@ def test_logits_are_given_for_the_positions_asked_for(graphs, architecture):
     np.testing.assert_allclose(actual[0], expected[0].reshape(18, -1)[wanted], atol=1e-4)
     assert actual[1].shape[2] == 12
     np.testing.assert_allclose(actual[1][:, :, :9], expected[1], atol=1e-4)
+
+
+PRODUCTS = {"gpt2": 4, "llama": 5, "qwen3": 5}
+"""Out of the last attention, the feed-forward network, the vocabulary."""
+
+
+@pytest.mark.parametrize("architecture", CAUSAL)
+def test_behind_the_last_attention_only_wanted_tokens_are_computed(graphs, architecture):
+    _, fused = graphs(architecture)
+    behind, products = {LOGIT_POSITIONS}, 0
+    for node in onnx.load(fused / GRAPH).graph.node:
+        if not behind.isdisjoint(node.input):
+            behind.update(node.output)
+            products += node.op_type in ("MatMul", "Gemm")
+    assert products == PRODUCTS[architecture]
+
+
+def test_where_tokens_meet_behind_the_attention_all_are_computed(graphs, tmp_path):
+    """A graph that nobody exports: the last network sees the sum of all tokens before."""
+    plain, _ = graphs("llama")
+    model = onnx.load(plain / GRAPH)
+    node = next(node for node in reversed(model.graph.node) if node.name.endswith("/mlp/down_proj/MatMul"))
+    at = list(model.graph.node).index(node)
+    axis = onnx.numpy_helper.from_array(np.array(1), "sum/axis")
+    model.graph.initializer.append(axis)
+    model.graph.node.insert(at, onnx.helper.make_node("CumSum", [node.input[0], axis.name], ["sum/output"]))
+    model.graph.node[at + 1].input[0] = "sum/output"
+    for name in ("plain", "fused"):
+        (tmp_path / name).mkdir()
+    onnx.save(model, tmp_path / "plain" / GRAPH)
+    write_fused(tmp_path / "plain" / GRAPH, tmp_path / "fused" / GRAPH, heads=HEADS, windows=(None,) * LAYERS)
+    row = prompts(9)
+    expected = PlainDecoder(tmp_path / "plain", PAD).start(row)
+    np.testing.assert_allclose(FusedDecoder(tmp_path / "fused", PAD, CAPACITY).start(row), expected, atol=1e-4)
+    assert np.abs(expected - PlainDecoder(plain, PAD).start(row)).max() > 1e-2
+
+
+def test_logits_that_are_made_otherwise_are_named(graphs, tmp_path):
+    plain, _ = graphs("llama")
+    model = onnx.load(plain / GRAPH)
+    last = next(node for node in model.graph.node if "logits" in node.output)
+    last.output[0] = "before"
+    model.graph.node.append(onnx.helper.make_node("Relu", ["before"], ["logits"]))
+    onnx.save(model, tmp_path / GRAPH)
+    with pytest.raises(NotFusedError, match="its logits are no product of a hidden state with the vocabulary"):
+        fuse_attention(tmp_path / GRAPH, HEADS, (None,) * LAYERS)
 
 
 def test_a_window_hides_what_is_farther_away(graphs):

@@ -31,7 +31,7 @@ class Generators:
         from tiny_generators import declare_generator
 
         from llmrec_plugin.export import generators
-        from llmrec_plugin.export.attention import NotFusedError
+        from llmrec_plugin.export.wiring import NotFusedError
 
         def refuse(*_: Any, **__: Any) -> None:
             raise NotFusedError("asked for")

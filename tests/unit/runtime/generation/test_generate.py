@@ -9,6 +9,8 @@ from generating import TAGS, request
 from llmrec_plugin.errors import ArtifactCorruptError, InputError, ParityError
 from llmrec_plugin.generation import Request, Segment
 from llmrec_plugin.runtime.generation import session as module
+from llmrec_plugin.runtime.generation import slots
+from llmrec_plugin.runtime.generation.prompts import EncodedPrompt
 from llmrec_plugin.runtime.generation.session import FusedEngine, open_generator
 from llmrec_plugin.specs import Choice, Decoding, ShortText, Tags
 
@@ -194,6 +196,41 @@ def test_what_all_prompts_begin_with_is_read_once(generators):
     before = engine.tokens
     engine.write(prompts, [0] * 5, session._writing(decoding, None), decoding, lambda row: None)
     assert engine.tokens - before == rest + 5
+
+
+def unlike(*lengths):
+    """Prompts of these lengths that have no beginning in common."""
+    rng = np.random.default_rng(len(lengths))
+    return [EncodedPrompt(np.array([5 + i, *rng.integers(5, 300, length - 1)]), 0) for i, length in enumerate(lengths)]
+
+
+def write(engine, session, prompts, new_tokens, ends=()):
+    """The tokens after each prompt; a row ends before one of `ends`, too."""
+    decoding, rows = Decoding(max_new_tokens=new_tokens), {}
+    writing = session._writing(decoding, None)
+    writing._ends |= set(ends)
+    engine.write(prompts, [0] * len(prompts), writing, decoding, lambda row: rows.update({row.index: row.tokens}))
+    return [rows[i] for i in range(len(prompts))]
+
+
+def test_prompts_with_nothing_in_common_are_read_some_at_a_time(generators, monkeypatch):
+    monkeypatch.setattr(slots, "READ_TOKENS", 40)
+    engine, session = FusedEngine(generators.artifact(FUSED), "cpu", 1, slots=16), generators.open(FUSED)
+    prompts = unlike(9, 60, 1, 5, 30, 2, 5)
+    found = write(engine, session, prompts, 3)
+    assert found == [generators.reference(FUSED, one.ids.tolist(), max_new_tokens=3) for one in prompts]
+    # 60, 30, and four of up to 9 are read, one token needs no reading; then three steps of all rows.
+    assert engine.steps == 3 + 3
+    assert engine.tokens == 59 + 29 + 4 * 8 + 3 * 7
+
+
+@pytest.mark.parametrize("count", [3, 10])
+def test_rows_with_nothing_in_common_take_over_slots_of_others(generators, count):
+    engine, session = FusedEngine(generators.artifact(FUSED), "cpu", 1, slots=count), generators.open(FUSED)
+    prompts, ends = unlike(*np.random.default_rng(0).integers(1, 40, 30)), range(5, 330, 6)
+    found = write(engine, session, prompts, 20, ends)
+    assert found == [write(engine, session, [one], 20, ends)[0] for one in prompts]
+    assert len(set(map(len, found))) > 4
 
 
 @pytest.mark.parametrize("workers", [1, 2])
