@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import gc
 import logging
+import signal
+import sys
 import threading
 import time
 from typing import Any
@@ -32,6 +34,9 @@ _NO_TEXT: dict[Any, Any] = {String: "", Array(String): []}
 _UNLIKELY_KEY: dict[Any, Any] = {String: "", Int32: -(2**31), Int64: -(2**63)}
 # Gunicorn kills a worker that gives no sign of life for 30 s, and a starting worker gives none.
 SECONDS_AT_START = 20.0
+_FAILED = 1
+"""With what a process ends that failed for any reason."""
+_PAUSE_SECONDS = 1.0
 
 
 def load_artifacts(app: Any) -> None:
@@ -47,6 +52,9 @@ def load_artifacts(app: Any) -> None:
     A model that cannot be loaded is logged as an error and the server starts: requests for its features fail with
     the same error, others are served. What takes longer than 20 s goes on while the worker begins to serve.
 
+    A worker that takes the place of one that died and cannot start, e.g. because the registry is away, is started
+    again until it can.
+
     Args:
         app: The server's application, which Feast passes.
 
@@ -54,10 +62,11 @@ def load_artifacts(app: Any) -> None:
         SettingsError: A setting of this process holds no value of its kind.
     """
     settings = load_settings()
+    others_serve = _replaces_another()
     put_event_loop_first(settings.nice)
     admit(app, settings.max_wait_ms)
     store = _served_store()
-    thread = threading.Thread(target=_load_all, args=(store,), name="llmrec-load")
+    thread = threading.Thread(target=_load_all, args=(store, others_serve), name="llmrec-load")
     thread.start()
     thread.join(SECONDS_AT_START)
     if thread.is_alive():
@@ -71,6 +80,27 @@ def load_artifacts(app: Any) -> None:
     gc.freeze()
 
 
+def _replaces_another() -> bool:
+    """Whether this worker replaces one of a server that has started; if so, it will not end that server.
+
+    A worker that gives up its start ends with a number by which Gunicorn knows that none will start, and upon which it
+    stops all others, who may still serve what they have read. That is meant for the first workers of a server.
+    """
+    # Gunicorn leaves this signal to its worker, whatever runs in it.
+    worker = getattr(signal.getsignal(signal.SIGUSR1), "__self__", None)
+    if worker is None or worker.age <= worker.cfg.workers:
+        return False
+    worker.cfg.set("worker_exit", _end_as_failed)
+    return True
+
+
+def _end_as_failed(arbiter: Any, worker: Any) -> None:
+    """Gunicorn calls this at the end of a worker, with what ends it under way."""
+    end = sys.exc_info()[1]
+    if isinstance(end, SystemExit) and end.code == arbiter.WORKER_BOOT_ERROR:
+        sys.exit(_FAILED)
+
+
 def _served_store() -> FeatureStore:
     """The store that ``feast serve`` opened, or that of the working folder when the server was started otherwise."""
     context = click.get_current_context(silent=True)
@@ -78,11 +108,13 @@ def _served_store() -> FeatureStore:
     return FeatureStore(repo_path=str(options.get("CHDIR", ".")), fs_yaml_file=options.get("FS_YAML_FILE"))
 
 
-def _load_all(store: FeatureStore) -> None:
+def _load_all(store: FeatureStore, others_serve: bool) -> None:
     step_back()  # and with this thread those of the sessions that it opens
     runner = runner_for(load_settings())
     started = time.monotonic()
     loaded = 0
+    if not _read_registry(store, until=started + SECONDS_AT_START if others_serve else started):
+        return  # Feast will say the same, and end this process
     for feature in _computed_on_demand(store):
         try:
             runner.load(feature)
@@ -91,6 +123,19 @@ def _load_all(store: FeatureStore) -> None:
             logger.error("Feature %r cannot be served: %s", feature.feature.name, exc)
     _read_once(store)
     logger.info("Loaded the models of %d on-demand features in %.1f s.", loaded, time.monotonic() - started)
+
+
+def _read_registry(store: FeatureStore, until: float) -> bool:
+    """Reads the registry, once or again and again until a time of the monotonic clock; whether it could be read."""
+    while True:
+        try:
+            store.refresh_registry()
+            return True
+        except Exception as exc:
+            logger.error("The registry cannot be read, and without it no model is loaded: %r", exc)
+        if time.monotonic() > until - _PAUSE_SECONDS:
+            return False
+        time.sleep(_PAUSE_SECONDS)
 
 
 def _read_once(store: FeatureStore) -> None:

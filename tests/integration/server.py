@@ -30,8 +30,8 @@ class Server:
     def wait(self) -> None:
         deadline = time.monotonic() + STARTED_WITHIN_SECONDS
         while True:
-            assert self._process.running(), self._process.log.read_text()
-            assert time.monotonic() < deadline, self._process.log.read_text()
+            assert self._process.running(), self.log()
+            assert time.monotonic() < deadline, self.log()
             try:
                 return self.health()
             except OSError:
@@ -67,6 +67,10 @@ class Server:
             name: result["values"]
             for name, result in zip(body["metadata"]["feature_names"], body["results"], strict=True)
         }
+
+    def log(self) -> str:
+        """What it has printed."""
+        return self._process.log.read_text()
 
     def stop(self) -> None:
         self._process.stop()
