@@ -10,6 +10,8 @@ from llmrec_plugin.export.coding import Coding
 from llmrec_plugin.export.toolchain import require
 
 CONTRIB = "com.microsoft"
+TOKENS = "input_ids"
+"""The input of every graph whose products are replaced, (batch, length)."""
 
 
 class Emitter:
@@ -24,6 +26,7 @@ class Emitter:
         self._producers = {name: node for node in graph.graph.node for name in node.output}
         self._constants = {item.name: item for item in graph.graph.initializer}
         self._coded: dict[str, tuple[str, str | None]] = {}
+        self._shared: set[str] = set()
         self.nodes: list[Any] = []
         self.constants: dict[str, Any] = {}
         self.shapes: list[Any] = []
@@ -65,9 +68,7 @@ class Emitter:
             return
         product = self._node("MatMulIntegerToFloat", inputs, f"{name}/product", domain=CONTRIB)
         scaled = self._node("Mul", [product, steps], f"{name}/scaled")  # (tokens, n) x (tokens, 1)
-        width = self._ints(codes.shape[1])
-        shape = self._node("Concat", [f"{activation}/leading", width], f"{name}/shape", axis=0)
-        shaped = self._node("Reshape", [scaled, shape], f"{name}/shaped")
+        shaped = self._node("Reshape", [scaled, self._shape(codes.shape[1])], f"{name}/shaped")
         # ONNX Runtime fuses bias and GELU only where it knows the width.
         dims = ["batch_size", "sequence_length", codes.shape[1]]
         self.shapes.append(self._onnx.helper.make_tensor_value_info(shaped, self._onnx.TensorProto.FLOAT, dims))
@@ -89,14 +90,12 @@ class Emitter:
         def node(operator: str, inputs: list[str], name: str, **attributes: Any) -> str:
             return self._node(operator, inputs, f"{activation}/{name}", **attributes)
 
-        node("Slice", [node("Shape", [activation], "shape"), self._ints(0), self._ints(-1)], "leading")
         rows = node("Reshape", [values, self._ints(-1, width)], "rows")  # (tokens, k)
         magnitudes = rows if coding.minimum < 0 else node("Abs", [rows], "magnitudes")
         largest = node("ReduceMax", [magnitudes, self._ints(1)], "largest", keepdims=0)  # (tokens,)
         share = node("Mul", [largest, self._float(1 / coding.codes_above)], "share")
         step = node("Max", [share, self._float(coding.smallest_step)], "step")
-        zeros = node("Expand", [self._zero_point(coding), node("Shape", [step], "tokens")], "zeros")
-        codes = node("QuantizeLinear", [rows, step, zeros], "codes", axis=0)
+        codes = node("QuantizeLinear", [rows, step, self._zero_points(coding, step)], "codes", axis=0)
         return codes, node("Unsqueeze", [step, self._ints(-1)], "steps")
 
     def _evened(self, activation: str, coding: Coding) -> str:
@@ -112,6 +111,16 @@ class Emitter:
         self.nodes[-1].attribute.extend(source.attribute)
         return output
 
+    def _shape(self, width: int) -> str:
+        """(batch, length, width)."""
+        leading = self._once("Shape", [TOKENS], "int8/leading")
+        return self._once("Concat", [leading, self._ints(width)], f"int8/shape_{width}", axis=0)
+
+    def _zero_points(self, coding: Coding, step: str) -> str:
+        """The zero point for each token, (tokens,): `step` has as many as that of any activation."""
+        tokens = self._once("Shape", [step], "int8/tokens")
+        return self._once("Expand", [self._zero_point(coding), tokens], f"int8/zeros_{coding.zero_point}")
+
     def _zero_point(self, coding: Coding) -> str:
         return self._constant(f"int8/zero_{coding.zero_point}", np.uint8(coding.zero_point))
 
@@ -125,6 +134,12 @@ class Emitter:
         if name not in self.constants:
             self.constants[name] = self._onnx.numpy_helper.from_array(np.asarray(value), name)
         return name
+
+    def _once(self, operator: str, inputs: list[str], output: str, **attributes: Any) -> str:
+        """A node that others share."""
+        if output not in self._shared:
+            self._shared.add(self._node(operator, inputs, output, **attributes))
+        return output
 
     def _node(self, operator: str, inputs: list[str], output: str, **attributes: Any) -> str:
         self.nodes.append(self._onnx.helper.make_node(operator, inputs, [output], name=output, **attributes))

@@ -114,6 +114,13 @@ def test_the_integer_graph_gives_nearly_the_float_graphs_values_on_other_tokens(
     assert 0 < np.square(error).mean() < 1e-3 * np.square(exact).mean()
 
 
+def test_the_number_of_tokens_is_taken_once_for_all_products(reduced):
+    graph, _ = reduced(spread=2.0)
+    shapes = [list(node.input) for node in graph.graph.node if node.op_type == "Shape"]
+    assert len(shapes) == 2  # (batch, length), and their product
+    assert ["input_ids"] in shapes
+
+
 def test_each_kind_of_activation_gets_its_coding(reduced):
     _, coded = reduced()
     assert coded["normal"].coding.scale is not None
