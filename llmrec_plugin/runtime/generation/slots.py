@@ -28,7 +28,7 @@ once."""
 TOGETHER = 8
 """So many slots are free before prompts that have nothing in common are read together."""
 READ_TOKENS = 512
-"""Of prompts that are read together, padding included; more do not make a token cheaper, and need more memory."""
+"""Tokens of prompts that a run reads, padding included; more do not make a token cheaper, and need more memory."""
 
 
 class Owner(Protocol):
@@ -157,16 +157,16 @@ class Slots:
         self._ids[targets, start:known] = self._ids[sources, start:known]
 
     def read_ahead(self, first: int, rows: int = 1) -> None:
-        """Reads all tokens but the last of consecutive rows in a run of its own; several rows must have no past."""
+        """Reads all tokens but the last of consecutive rows, of several in one run: they must have no past."""
         span = slice(first, first + rows)
-        read, stop = self._read[span], self._known[span] - 1
-        lengths = stop - read
-        longest = int(lengths.max())
-        if longest > 0:
-            ids = self._ids[span, read[0] : read[0] + longest]
+        stop = self._known[span] - 1
+        while (left := int((stop - self._read[span]).max())) > 0:
+            length = left if rows > 1 else min(left, READ_TOKENS)
+            start = int(self._read[first])
             # Each row of a run reads something. A row of one token reads that now and again in its first step.
-            self._run(first, ids, np.maximum(lengths, 1), np.array([], np.int64))
-            self._read[span] = stop
+            lengths = np.clip(stop - self._read[span], 1, length)
+            self._run(first, self._ids[span, start : start + length], lengths, np.array([], np.int64))
+            self._read[span] = np.minimum(self._read[span] + length, stop)
 
     def step(self) -> tuple[np.ndarray, np.ndarray]:
         """Reads a token of each row in use.
