@@ -4,6 +4,8 @@ Importing this package is light; feast, torch, transformers and onnxruntime are 
 that need them.
 """
 
+import os
+
 from llmrec_plugin.artifacts import Artifact
 from llmrec_plugin.errors import LLMRecError
 from llmrec_plugin.generation import Completion, GenerationSession, Generator, Request, Segment
@@ -33,6 +35,9 @@ from llmrec_plugin.specs import (
 )
 
 __version__ = "0.1.0"
+
+# From 1.31 on, ONNX Runtime notes what a process does and sends it to Microsoft, unless this is set before it is loaded.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 __all__ = [
     "Artifact",

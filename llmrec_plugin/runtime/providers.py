@@ -43,7 +43,10 @@ _HEAVY = frozenset(
 
 
 def import_onnxruntime() -> Any:
-    """The onnxruntime module, imported late because it loads native libraries.
+    """The onnxruntime module, imported late because it loads native libraries, and without its telemetry.
+
+    A program that imported it before this package, and wants none either, sets ``ORT_DISABLE_TELEMETRY=1`` itself; here
+    most of what is sent can still be turned off.
 
     Raises:
         MissingExtraError: It is not installed.
@@ -52,6 +55,8 @@ def import_onnxruntime() -> Any:
         import onnxruntime
     except ImportError as exc:
         raise MissingExtraError("onnxruntime", "cpu", "Running an exported model") from exc
+    if os.environ.get("ORT_DISABLE_TELEMETRY") == "1":
+        onnxruntime.disable_telemetry_events()
     return onnxruntime
 
 

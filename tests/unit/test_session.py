@@ -1,6 +1,8 @@
 """Which device computes."""
 
 import dataclasses
+import os
+import subprocess
 import sys
 
 import pytest
@@ -95,3 +97,27 @@ def test_a_machine_without_onnxruntime_is_told_what_to_install(tiny, monkeypatch
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(MissingExtraError, match=r'pip install "llmrec-plugin\[cpu\]"'):
         open_session(tiny.path(GRAPH), device="cpu")
+
+
+OPEN = """
+import sys
+from pathlib import Path
+from llmrec_plugin.runtime.session import open_session
+open_session(Path(sys.argv[1]), device="cpu")
+"""
+
+
+def test_onnx_runtime_notes_nothing_of_what_a_process_does(tiny, tmp_path):
+    """By default it keeps an id of the machine and what to send to Microsoft in the user's folder."""
+
+    def written(**environ):
+        home = tmp_path / f"home{len(environ)}"
+        home.mkdir()
+        kept = {name: value for name, value in os.environ.items() if name not in ("ORT_DISABLE_TELEMETRY", "TMPDIR")}
+        kept |= {"HOME": str(home), "XDG_CACHE_HOME": str(home / "cache"), **environ}
+        subprocess.run([sys.executable, "-c", OPEN, str(tiny.path(GRAPH))], env=kept, check=True)
+        return [path for path in home.rglob("*") if path.is_file()]
+
+    assert written() == []
+    if not written(ORT_DISABLE_TELEMETRY="0"):
+        pytest.skip("this build of ONNX Runtime has no telemetry")
