@@ -36,7 +36,7 @@ from llmrec_plugin.specs import (
 
 __version__ = "0.1.0"
 
-# From 1.31 on, ONNX Runtime notes what a process does and sends it to Microsoft, unless this is set before it is loaded.
+# ONNX Runtime 1.31 notes what a process does and sends it to Microsoft, unless this is set before it is loaded.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 __all__ = [
