@@ -218,12 +218,10 @@ def serving(store: str, workers: int, deadline_ms: int, max_wait_ms: int, artifa
             "feature_store.yaml": CONFIGURATION.format(store=settings),
             "static_artifacts.py": STATIC_ARTIFACTS,
         }
-        threads = max(1, (os.cpu_count() or 1) // workers)
         environ = {
             "LLMREC_HOME": str(root / "home"),
             "LLMREC_ARTIFACTS": str(artifacts.absolute()),
             "LLMREC_PROGRESS": "0",
-            "LLMREC_THREADS": str(threads),
             "LLMREC_MAX_WAIT_MS": str(max_wait_ms or ""),
         }
         server = Server(store, Path(__file__).parents[1], root / "repo", files, environ, workers)

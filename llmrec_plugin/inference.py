@@ -65,7 +65,8 @@ class Placement:
     Attributes:
         threads: Threads that work on one run.
         callers: Runs at a time.
-        spinning: Whether idle threads wait by spinning: runs begin sooner, and other processes get less of the CPU.
+        spinning: Whether idle threads spin for a moment before they wait: runs begin sooner, and other processes get
+            less of the CPU.
         token_budget: Largest rows x length of a batch.
         shape_step: Rows and lengths are padded to multiples of it, where the runtime is faster with few shapes.
         overlapping: Whether texts are tokenized while the session runs: pays where that leaves the CPU idle.

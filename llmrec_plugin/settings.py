@@ -33,7 +33,8 @@ class Settings:
             have, the first that does (``LLMREC_RUNTIME``; default ``auto``).
         generator: Name of the engine that runs generators; ``auto`` is ONNX Runtime for exported models and
             ``openai`` for those behind an endpoint (``LLMREC_GENERATOR``; default ``auto``).
-        threads: CPU threads for inference (``LLMREC_THREADS``; default: the CPUs this process may use).
+        threads: CPU threads for inference (``LLMREC_THREADS``; default: the CPUs this process may use, in a feature
+            server that calls ``load_artifacts`` the worker's share of them less one).
         disabled_plugins: Names of plugins not to load (``LLMREC_DISABLE_PLUGINS``, separated by commas).
         max_wait_ms: How long a request to the feature server may have to wait before it is refused; None: no request is
             (``LLMREC_MAX_WAIT_MS``).

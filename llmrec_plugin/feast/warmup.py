@@ -22,7 +22,7 @@ from feast.types import Array, Int32, Int64, String
 from llmrec_plugin.binding import BoundColumn, BoundSimilarity
 from llmrec_plugin.errors import LLMRecError
 from llmrec_plugin.feast.admission import admit
-from llmrec_plugin.runtime.precedence import put_event_loop_first, step_back
+from llmrec_plugin.runtime.precedence import put_event_loop_first, share_processors, step_back
 from llmrec_plugin.runtime.runner import runner_for
 from llmrec_plugin.settings import load_settings
 from llmrec_plugin.specs import digest
@@ -45,7 +45,8 @@ def load_artifacts(app: Any) -> None:
     Deadlines then count from the arrival of a request, and requests that would wait longer than
     ``LLMREC_MAX_WAIT_MS`` are refused, see `llmrec_plugin.feast.admission`.
 
-    Threads that compute features step back behind the event loop, see `llmrec_plugin.runtime.precedence`.
+    Threads that compute features step back behind the event loop, see `llmrec_plugin.runtime.precedence`, and where
+    ``LLMREC_THREADS`` is not set, an inference takes the worker's share of the processors less one.
 
     Objects of the start are left out of garbage collection from here on (`gc.freeze`).
 
@@ -62,7 +63,9 @@ def load_artifacts(app: Any) -> None:
         SettingsError: A setting of this process holds no value of its kind.
     """
     settings = load_settings()
-    others_serve = _replaces_another()
+    worker = _gunicorn_worker()
+    others_serve = worker is not None and _replaces_another(worker)
+    share_processors(settings.threads, 1 if worker is None else worker.cfg.workers)
     put_event_loop_first(settings.nice)
     admit(app, settings.max_wait_ms)
     store = _served_store()
@@ -80,15 +83,21 @@ def load_artifacts(app: Any) -> None:
     gc.freeze()
 
 
-def _replaces_another() -> bool:
-    """Whether this worker replaces one of a server that has started; if so, it will not end that server.
+def _gunicorn_worker() -> Any | None:
+    """The worker that this process is; None where Feast serves without Gunicorn."""
+    # Gunicorn leaves this signal to its worker, whatever runs in it.
+    handler = signal.getsignal(signal.SIGUSR1) if hasattr(signal, "SIGUSR1") else None
+    worker = getattr(handler, "__self__", None)
+    return worker if hasattr(worker, "cfg") else None
+
+
+def _replaces_another(worker: Any) -> bool:
+    """Whether a worker replaces one of a server that has started; if so, it will not end that server.
 
     A worker that gives up its start ends with a number by which Gunicorn knows that none will start, and upon which it
     stops all others, who may still serve what they have read. That is meant for the first workers of a server.
     """
-    # Gunicorn leaves this signal to its worker, whatever runs in it.
-    worker = getattr(signal.getsignal(signal.SIGUSR1), "__self__", None)
-    if worker is None or worker.age <= worker.cfg.workers:
+    if worker.age <= worker.cfg.workers:
         return False
     worker.cfg.set("worker_exit", _end_as_failed)
     return True

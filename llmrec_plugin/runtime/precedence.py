@@ -22,6 +22,19 @@ _nice = 0
 _local = threading.local()
 
 
+def share_processors(processors: int, workers: int) -> None:
+    """Sets ``LLMREC_THREADS`` of this process, where it is not set, to a worker's share less one for Python.
+
+    An inference in several threads waits, in each of its parts, for the one whose processor Python holds.
+
+    Args:
+        processors: That the server may use.
+        workers: Of the server.
+    """
+    if not os.environ.get("LLMREC_THREADS"):
+        os.environ["LLMREC_THREADS"] = str(max(processors // workers - 1, 1))
+
+
 def put_event_loop_first(steps: int) -> None:
     """Gives the calling thread, which is to run the event loop, precedence over those that call `step_back`.
 

@@ -45,6 +45,9 @@ ONNXRUNTIME = Runtime(
 _ON_GPU = ("fp32", "fp16")
 """Precisions that ``LLMREC_DEVICE=auto`` runs on a GPU: for int8 as it is exported, CUDA lacks kernels."""
 _ERRORS_ONLY = 3
+SPIN_MICROSECONDS = 1_000
+"""How long a thread that spins does so: enough for the gaps within a run and between runs that follow each other. By
+default ONNX Runtime's go on for 50 ms and more after a run."""
 
 
 def open_model(artifact: Artifact, *, device: Device, placement: Placement) -> Session:
@@ -95,7 +98,7 @@ def open_session(
         graph: The ONNX file.
         device: ``cuda`` and ``tensorrt`` must work, ``auto`` takes CUDA where it works, ``cpu`` never looks for it.
         threads: Threads that work on one run, on the CPU.
-        spinning: Whether they wait for the next by spinning.
+        spinning: Whether they spin for a millisecond before they wait.
 
     Raises:
         MissingExtraError: onnxruntime is not installed.
@@ -113,7 +116,7 @@ def new_session(
         graph: The ONNX file.
         providers: From `llmrec_plugin.runtime.providers.provider_options`.
         threads: Threads that work on one run, on the CPU.
-        spinning: Whether they wait for the next by spinning.
+        spinning: Whether they spin for a millisecond before they wait.
 
     Raises:
         MissingExtraError: onnxruntime is not installed.
@@ -126,6 +129,8 @@ def new_session(
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.add_session_config_entry("session.intra_op.allow_spinning", "1" if spinning else "0")
+    if spinning:
+        options.add_session_config_entry("session.intra_op.spin_duration_us", str(SPIN_MICROSECONDS))
     wanted = providers[0] if isinstance(providers[0], str) else providers[0][0]
     missing = ""
     if wanted != CPU:

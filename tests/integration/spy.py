@@ -46,6 +46,7 @@ def load_artifacts(app):
     Encoder.__init__, Encoder.encode = spying_start, spying_encode
     load(app)
     note("warm", gc.get_freeze_count())
+    note("threads", os.environ["LLMREC_THREADS"])
 """
 
 
@@ -76,7 +77,7 @@ class Spy:
             server.stop()
 
     def lines(self, kind: str) -> dict[str, list[str]]:
-        """``loads``, ``texts``, ``steps`` (of nice behind the event loop) or ``warm``, by worker."""
+        """``loads``, ``texts``, ``steps`` (of nice behind the event loop), ``warm`` or ``threads``, by worker."""
         return {file.suffix: file.read_text().splitlines() for file in self._folder.glob(f"{kind}.*")}
 
     def close_gate(self) -> None:

@@ -72,6 +72,11 @@ def test_threads_that_compute_stand_behind_the_event_loop(server: Server, spy: S
     assert {step for steps in spy.lines("steps").values() for step in steps} == {"5"}
 
 
+def test_each_worker_leaves_python_a_processor_of_its_share(server: Server, spy: Spy) -> None:
+    share = load_settings().threads // 2
+    assert list(spy.lines("threads").values()) == [[str(max(share - 1, 1))]] * 2
+
+
 def test_what_a_worker_has_at_its_start_is_left_out_of_garbage_collection(server: Server, spy: Spy) -> None:
     assert all(int(count) > 100_000 for counts in spy.lines("warm").values() for count in counts)
 

@@ -8,8 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from llmrec_plugin.runtime import precedence
-from llmrec_plugin.runtime.precedence import SWITCH_SECONDS, put_event_loop_first, step_back
-from llmrec_plugin.settings import MAX_NICE
+from llmrec_plugin.runtime.precedence import SWITCH_SECONDS, put_event_loop_first, share_processors, step_back
+from llmrec_plugin.settings import MAX_NICE, load_settings
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="threads have a priority of their own on Linux only")
 
@@ -91,3 +91,18 @@ def test_outside_of_servers_and_without_steps_nothing_changes(prepare):
     prepare()
     assert in_a_thread(nice, step_back, nice) == [nice(), None, nice()]
     assert sys.getswitchinterval() == interval
+
+
+@pytest.mark.parametrize(
+    ("processors", "workers", "threads"), [(2, 1, 1), (1, 1, 1), (2, 8, 1), (16, 1, 15), (16, 4, 3)]
+)
+def test_a_worker_leaves_python_a_processor(monkeypatch, processors, workers, threads):
+    monkeypatch.setenv("LLMREC_THREADS", "")
+    share_processors(processors, workers)
+    assert load_settings().threads == threads
+
+
+def test_threads_that_are_set_stay(monkeypatch):
+    monkeypatch.setenv("LLMREC_THREADS", "5")
+    share_processors(16, 1)
+    assert load_settings().threads == 5
