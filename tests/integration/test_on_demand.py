@@ -17,6 +17,7 @@ from integration.spy import PATIENCE, Spy, until
 from tiny import WORDS, export_tiny
 
 from llmrec_plugin.artifacts import ArtifactStore
+from llmrec_plugin.settings import load_settings
 
 pytestmark = pytest.mark.feast
 
