@@ -50,6 +50,8 @@ LEAST_ROWS = 8
 """Rows that are worth a thread of their own."""
 CACHE_BYTES = 512 * 2**20
 """Of keys and values; there are fewer slots where rows are so long that this is not enough."""
+TWICE_BYTES = 512 * 2**20
+"""Of a graph that is opened twice: for one run in all threads, and for a run in each."""
 LEAST_PREFIX = 8
 """Fewer shared tokens are not worth a run of their own."""
 PREFIXES = 4
@@ -235,13 +237,15 @@ class FusedEngine:
         artifact: The model.
         device: See `open_generator`.
         threads: CPU threads. Steps of different rows run at a time in as many: that scales better than one step in
-            several threads, which is for the rows that are left over.
+            several threads, which is for few rows.
         slots: Rows of a step.
     """
 
     def __init__(self, artifact: GeneratorArtifact, device: Device, threads: int, *, slots: int = SLOTS) -> None:
         self._manifest = artifact.manifest
-        self._graph = FusedGraph(_open(artifact.path(GRAPH), device, threads), artifact.manifest)
+        self._path, self._device = artifact.path(GRAPH), device
+        self._graph = FusedGraph(_open(self._path, device, threads), artifact.manifest)
+        self._of_one_thread: FusedGraph | None = None
         self.provider = self._graph.provider
         self.slots = slots
         self.workers = threads if self.provider == CPU else 1
@@ -299,7 +303,8 @@ class FusedEngine:
         workers = max(min(self.workers, rows // max(LEAST_ROWS, least)), 1)
         most = CACHE_BYTES // (capacity * self._graph.bytes_per_token * workers)
         slots = max(min(self.slots, -(-rows // workers), most), least)
-        parts = [Slots(self._graph, self._graph.new_cache(slots, capacity), prefix) for _ in range(workers)]
+        graph = self._graph if workers == 1 else self._graph_of_one_thread()
+        parts = [Slots(graph, graph.new_cache(slots, capacity), prefix) for _ in range(workers)]
         if workers == 1:
             job(parts[0])
         else:
@@ -307,6 +312,15 @@ class FusedEngine:
                 list(pool.map(job, parts))  # list() re-raises what a worker raised
         self.steps += sum(part.steps for part in parts)
         self.tokens += sum(part.tokens for part in parts)
+
+    def _graph_of_one_thread(self) -> FusedGraph:
+        """For several runs at a time: they would wait for each other's threads."""
+        if self._of_one_thread is None:
+            size = sum(path.stat().st_size for path in self._path.parent.glob(f"{self._path.name}*"))
+            if size > TWICE_BYTES:
+                return self._graph
+            self._of_one_thread = FusedGraph(_open(self._path, self._device, 1), self._manifest)
+        return self._of_one_thread
 
     def _prefix(self, prompts: Sequence[EncodedPrompt]) -> np.ndarray | None:
         """The cache of what all prompts begin with.

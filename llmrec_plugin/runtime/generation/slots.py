@@ -27,7 +27,7 @@ AHEAD = 1.0
 once."""
 TOGETHER = 8
 """So many slots are free before prompts that have nothing in common are read together."""
-READ_TOKENS = 512
+READ_TOKENS = 256
 """Tokens of prompts that a run reads, padding included; more do not make a token cheaper, and need more memory."""
 
 

@@ -252,6 +252,20 @@ def test_two_threads_of_an_engine_write_what_one_writes(generators, workers):
         assert [tuple(rows[i].tokens) for i in range(20)] == tokens(session.generate(asked, decoding))
 
 
+def test_runs_at_a_time_have_a_thread_each_unless_the_model_is_large(generators, monkeypatch):
+    session = generators.open(FUSED)
+    opened = []
+    original = module._open
+    monkeypatch.setattr(module, "_open", lambda *options: opened.append(options[-1]) or original(*options))
+    for most, threads in ((module.TWICE_BYTES, [2, 1]), (0, [2])):
+        monkeypatch.setattr(module, "TWICE_BYTES", most)
+        engine = FusedEngine(generators.artifact(FUSED), "cpu", 2, slots=8)
+        found = [write(engine, session, unlike(*range(2, 2 + count)), 4) for count in (1, 20, 20)]
+        assert opened == threads
+        assert found[1] == found[2]
+        opened.clear()
+
+
 def test_little_memory_means_fewer_slots_and_the_same_tokens(generators, monkeypatch):
     session, asked = generators.open(FUSED), requests(9)
     expected = tokens(session.generate(asked, Decoding(max_new_tokens=5)))
