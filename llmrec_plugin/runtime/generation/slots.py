@@ -156,17 +156,33 @@ class Slots:
         self._cache.permute(sources, targets, start, read)
         self._ids[targets, start:known] = self._ids[sources, start:known]
 
-    def read_ahead(self, first: int, rows: int = 1) -> None:
-        """Reads all tokens but the last of consecutive rows, of several in one run: they must have no past."""
-        span = slice(first, first + rows)
-        stop = self._known[span] - 1
-        while (left := int((stop - self._read[span]).max())) > 0:
-            length = left if rows > 1 else min(left, READ_TOKENS)
-            start = int(self._read[first])
-            # Each row of a run reads something. A row of one token reads that now and again in its first step.
-            lengths = np.clip(stop - self._read[span], 1, length)
-            self._run(first, self._ids[span, start : start + length], lengths, np.array([], np.int64))
-            self._read[span] = np.minimum(self._read[span] + length, stop)
+    def read_ahead(self, slot: int) -> None:
+        """Reads all tokens of a row but the last, in runs of its own."""
+        while (left := self.unread(slot) - 1) > 0:
+            self._read_piece(slot, min(left, READ_TOKENS))
+
+    def read_new(self, first: int) -> tuple[np.ndarray, np.ndarray]:
+        """Reads all tokens of the rows from `first` on, which have no past, in one run; a long row before in pieces.
+
+        Returns:
+            The slots of the rows and the logits after them, as `step` does.
+        """
+        if first == self.count - 1:
+            while self.unread(first) > READ_TOKENS:
+                self._read_piece(first, READ_TOKENS)
+        slots = np.arange(first, self.count)
+        start, lengths = int(self._read[first]), self._known[slots] - self._read[slots]
+        longest = int(lengths.max())
+        ids = self._ids[first : self.count, start : start + longest]
+        logits = self._run(first, ids, lengths, np.arange(len(slots)) * longest + lengths - 1)
+        self._read[slots] = self._known[slots]
+        return slots, logits
+
+    def _read_piece(self, slot: int, length: int) -> None:
+        start = int(self._read[slot])
+        ids = self._ids[slot : slot + 1, start : start + length]
+        self._run(slot, ids, np.array([length]), np.array([], np.int64))
+        self._read[slot] += length
 
     def step(self) -> tuple[np.ndarray, np.ndarray]:
         """Reads a token of each row in use.
@@ -237,30 +253,27 @@ def work(
             slots.read_ahead(at)
         return True
 
-    def admit_together() -> bool:
-        """Puts the next rows into free slots and reads their prompts in one run."""
+    def admit_together() -> tuple[np.ndarray, np.ndarray] | None:
+        """Puts the next rows into free slots, as many as are read in one run, and reads them."""
         first, longest = len(owners), 1
         while slots.free and (len(owners) - first + 1) * longest <= READ_TOKENS and (row := next_row()) is not None:
             owner, ids = row
             slots.enter(ids)
             owners.append(owner)
             longest = max(longest, len(ids))
-        if len(owners) == first:
-            return False
-        slots.read_ahead(first, len(owners) - first)
-        return True
+        return slots.read_new(first) if len(owners) > first else None
 
     least = min(TOGETHER, slots.free)
     while True:
+        read = None
         if slots.shared:
             while slots.free and admit():
                 pass
-        else:
-            while waiting and slots.free >= min(least, len(waiting)) and admit_together():
-                pass
+        elif waiting and slots.free >= min(least, len(waiting)):
+            read = admit_together()
         if not owners:
             return
-        wanted, logits = slots.step()
+        wanted, logits = read or slots.step()
         if not wanted.size:
             continue
         chosen = [owners[slot] for slot in wanted]

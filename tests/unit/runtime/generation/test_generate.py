@@ -219,9 +219,9 @@ def test_prompts_with_nothing_in_common_are_read_some_at_a_time(generators, monk
     prompts = unlike(9, 60, 1, 5, 30, 2, 5)
     found = write(engine, session, prompts, 3)
     assert found == [generators.reference(FUSED, one.ids.tolist(), max_new_tokens=3) for one in prompts]
-    # 60 in two pieces, 30, and four of up to 9 are read, one token needs no reading; then three steps of all rows.
-    assert engine.steps == 2 + 1 + 1 + 3
-    assert engine.tokens == 59 + 29 + 4 * 8 + 3 * 7
+    # 60 in two pieces, 30, four of up to 9, one; each gives a first token, and two steps of all rows the others.
+    assert engine.steps == 2 + 1 + 1 + 1 + 2
+    assert engine.tokens == 60 + 30 + 4 * 9 + 1 + 2 * 7
 
 
 @pytest.mark.parametrize("count", [3, 10])
