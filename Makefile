@@ -6,7 +6,7 @@ BIN := $(abspath $(VENV))/bin
 export LLMREC_HOME ?= $(abspath .llmrec)
 
 .DEFAULT_GOAL := help
-.PHONY: help bench browser demo docs hostile retrieval test test-engines test-oldest test-unit services lint fix clean
+.PHONY: help audit bench browser demo docs hostile retrieval test test-engines test-oldest test-unit services lint fix clean
 
 help:  ## Lists the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -62,9 +62,15 @@ lint: $(VENV)/.installed  ## Formatting, lint, types and the direction of import
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+# Apart from `lint`: what is not known today may be known tomorrow, and it needs pypi.org itself.
+audit:  ## Known weaknesses in the pinned dependencies; fails, too, where it cannot ask
+	$(PYTHON) -m venv .venv-audit
+	.venv-audit/bin/python -m pip install --quiet pip-audit
+	.venv-audit/bin/pip-audit --strict --requirement constraints.txt --no-deps --disable-pip
+
 fix: $(VENV)/.installed  ## Formats and mends what ruff can mend
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
 clean:  ## Removes everything that was built, exported or computed
-	rm -rf $(VENV) .bench .llmrec .services feature_repo/data
+	rm -rf $(VENV) .venv-audit .bench .llmrec .services feature_repo/data
