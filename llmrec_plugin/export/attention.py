@@ -35,7 +35,7 @@ import numpy as np
 
 from llmrec_plugin.export.selection import LOGIT_POSITIONS, LOGITS, select_tokens
 from llmrec_plugin.export.toolchain import require
-from llmrec_plugin.export.wiring import NotFusedError, Wiring
+from llmrec_plugin.export.wiring import NotFusedError, Wiring, reconnect
 from llmrec_plugin.runtime.session import open_session
 
 PAST, PRESENT = "past_key_values.", "present."
@@ -257,7 +257,7 @@ def _replace(graph: Wiring, layer: int, attention: _Attention, *, heads: int, sc
         readers[0].output[0] = f"{_FUSED}{layer}/unused_output"
         product.output[0] = f"{_FUSED}{layer}/unused_product"
         for reader in graph.consumers[swapped_back]:
-            _reconnect(reader, swapped_back, f"{_FUSED}{layer}/apart")
+            reconnect(reader, swapped_back, f"{_FUSED}{layer}/apart")
     else:
         graph.add(product, "Reshape", [outputs[0], apart], [f"{_FUSED}{layer}/apart"])
         product.output[0] = f"{_FUSED}{layer}/unused_product"
@@ -266,12 +266,6 @@ def _replace(graph: Wiring, layer: int, attention: _Attention, *, heads: int, sc
 
 def _perm(node: Any) -> list[int]:
     return next((list(item.ints) for item in node.attribute if item.name == "perm"), [])
-
-
-def _reconnect(node: Any, old: str, new: str) -> None:
-    for position, name in enumerate(node.input):
-        if name == old:
-            node.input[position] = new
 
 
 def _declare_inputs(graph: Any) -> None:

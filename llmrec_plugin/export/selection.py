@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from llmrec_plugin.export.wiring import NotFusedError, Wiring
+from llmrec_plugin.export.wiring import NotFusedError, Wiring, reconnect
 
 LOGITS = "logits"
 LOGIT_POSITIONS = "logit_positions"
@@ -136,6 +136,4 @@ def _take(wiring: Wiring, name: str, size: int, readers: list[Any]) -> None:
     wiring.add(readers[0], "Reshape", [name, wiring.ints(f"{_PREFIX}to_{size}", 1, -1, size)], [flat])
     wiring.add(readers[0], "Gather", [flat, LOGIT_POSITIONS], [taken], axis=1)
     for reader in readers:
-        for place, read in enumerate(reader.input):
-            if read == name:
-                reader.input[place] = taken
+        reconnect(reader, name, taken)

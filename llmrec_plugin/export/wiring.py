@@ -92,3 +92,10 @@ class Wiring:
         del self.proto.node[:], self.proto.initializer[:]
         self.proto.node.extend(kept)
         self.proto.initializer.extend(constants)
+
+
+def reconnect(node: Any, old: str, new: str) -> None:
+    """Lets a node read `new` wherever it read `old`."""
+    for place, name in enumerate(node.input):
+        if name == old:
+            node.input[place] = new

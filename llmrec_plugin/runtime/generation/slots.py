@@ -162,7 +162,7 @@ class Slots:
             self._read_piece(slot, min(left, READ_TOKENS))
 
     def read_new(self, first: int) -> tuple[np.ndarray, np.ndarray]:
-        """Reads all tokens of the rows from `first` on, which have no past, in one run; a long row before in pieces.
+        """Reads all tokens of the rows from `first` on, which have no past, in one run; of a single long row in several.
 
         Returns:
             The slots of the rows and the logits after them, as `step` does.
@@ -208,6 +208,21 @@ class Slots:
         return self._binding.run(first, ids, self._read[first : first + len(ids)], lengths, wanted)
 
 
+def _next_row(waiting: deque[Entry[OwnerT]], finished: Callable[[OwnerT], None]) -> tuple[OwnerT, np.ndarray] | None:
+    """The next row that is not over at once, and its tokens, (length,) int64; None if no further one waits."""
+    while waiting:
+        try:
+            entry = waiting.popleft()
+        except IndexError:  # another thread took it
+            return None
+        owner = entry.begin()
+        if not owner.over:
+            fresh = np.array(owner.fresh, dtype=np.int64)
+            return owner, np.concatenate([entry.ids, fresh]) if owner.fresh else entry.ids
+        finished(owner)
+    return None
+
+
 def work(
     slots: Slots,
     waiting: deque[Entry[OwnerT]],
@@ -224,23 +239,9 @@ def work(
     """
     owners: list[OwnerT] = []
 
-    def next_row() -> tuple[OwnerT, np.ndarray] | None:
-        """The next row that is not over at once, and its tokens."""
-        while waiting:
-            try:
-                entry = waiting.popleft()
-            except IndexError:  # another thread took it
-                return None
-            owner = entry.begin()
-            if not owner.over:
-                fresh = np.array(owner.fresh, dtype=np.int64)
-                return owner, np.concatenate([entry.ids, fresh]) if owner.fresh else entry.ids
-            finished(owner)
-        return None
-
     def admit(slot: int | None = None) -> bool:
         """Puts the next row into a slot, behind the prefix."""
-        row = next_row()
+        row = _next_row(waiting, finished)
         if row is None:
             return False
         owner, ids = row
@@ -256,7 +257,10 @@ def work(
     def admit_together() -> tuple[np.ndarray, np.ndarray] | None:
         """Puts the next rows into free slots, as many as are read in one run, and reads them."""
         first, longest = len(owners), 1
-        while slots.free and (len(owners) - first + 1) * longest <= READ_TOKENS and (row := next_row()) is not None:
+        while slots.free and (len(owners) - first + 1) * longest <= READ_TOKENS:
+            row = _next_row(waiting, finished)
+            if row is None:
+                break
             owner, ids = row
             slots.enter(ids)
             owners.append(owner)
@@ -306,16 +310,11 @@ def search(
     owners: list[_Group] = []
 
     while True:
-        while waiting and width * (len(groups) + 1) <= slots.count + slots.free:
-            try:
-                entry = waiting.popleft()
-            except IndexError:
+        while width * (len(groups) + 1) <= slots.count + slots.free:
+            next_row = _next_row(waiting, finished)
+            if next_row is None:
                 break
-            row = entry.begin()
-            if row.over:
-                finished(row)
-                continue
-            ids = np.concatenate([entry.ids, np.array(row.fresh, dtype=np.int64)])
+            row, ids = next_row
             slot = slots.enter(ids)
             group = _Group(row, [slot], len(ids))
             groups.append(group)
