@@ -162,7 +162,7 @@ class Slots:
             self._read_piece(slot, min(left, READ_TOKENS))
 
     def read_new(self, first: int) -> tuple[np.ndarray, np.ndarray]:
-        """Reads all tokens of the rows from `first` on, which have no past, in one run; of a single long row in several.
+        """Reads all tokens of the rows from `first` on, which have no past, in one run; a single long row in several.
 
         Returns:
             The slots of the rows and the logits after them, as `step` does.
