@@ -19,6 +19,7 @@ our views.
     L  a switch between two look-ups mixes versions in one request          utils.py:1395; infra/registry/sql.py:1519
     M  a server whose registry was away once does not look at it again      feature_server.py:605
     N  a source is not asked before it is read (Feast 0.65 only)            infra/offline_stores/dask.py:984
+    O  workers of a server share a connection to a SQL registry             vector_store_utils.py:39
 
 (F, reads refused while materializing, is a setting: ``registry.serve_features_while_materializing: true``. Feast before
 0.67 does not have it.)
@@ -62,6 +63,7 @@ logger = logging.getLogger(__name__)
 
 TESTED_FEAST = ("0.65", "0.66", "0.67")
 _MARK = "_llmrec_patched"
+_OF_PARENTS: list[Any] = []
 
 
 class LLMBatchFeatureView(BatchFeatureView):
@@ -253,6 +255,19 @@ def _refresh_registry(original: Any, owner: Any, *args: Any, **kwargs: Any) -> N
         if not isinstance(threading.current_thread(), threading.Timer):
             raise
         logger.warning("The registry cannot be read (%s: %s); what was read before is served.", type(exc).__name__, exc)
+
+
+def open_own_connections(store: FeatureStore) -> None:
+    """O: lets a forked process connect to its SQL registry anew; called by `llmrec_plugin.feast.load_artifacts`.
+
+    The server reads the registry before it forks. Of two workers that talk over one connection, each may get the
+    other's answer, e.g. that there are no feature views.
+    """
+    for engine in {getattr(store._registry, name, None) for name in ("read_engine", "write_engine")}:
+        if engine is None:  # no SQL registry, or not read yet
+            continue
+        _OF_PARENTS.append(engine.pool)  # a driver may take its leave of the database when a connection is deleted
+        engine.dispose(close=False)
 
 
 def _check_versions(store: FeatureStore, objects: Iterable[Any]) -> None:

@@ -22,6 +22,7 @@ from feast.types import Array, Int32, Int64, String
 from llmrec_plugin.binding import BoundColumn, BoundSimilarity
 from llmrec_plugin.errors import LLMRecError
 from llmrec_plugin.feast.admission import admit
+from llmrec_plugin.feast.patches import open_own_connections
 from llmrec_plugin.runtime.precedence import put_event_loop_first, share_processors, step_back
 from llmrec_plugin.runtime.runner import runner_for
 from llmrec_plugin.settings import load_settings
@@ -54,7 +55,7 @@ def load_artifacts(app: Any) -> None:
     the same error, others are served. What takes longer than 20 s goes on while the worker begins to serve.
 
     A worker that takes the place of one that died and cannot start, e.g. because the registry is away, is started
-    again until it can.
+    again until it can. None uses a connection to a SQL registry that the server opened before it forked them.
 
     Args:
         app: The server's application, which Feast passes.
@@ -65,6 +66,8 @@ def load_artifacts(app: Any) -> None:
     settings = load_settings()
     worker = _gunicorn_worker()
     others_serve = worker is not None and _replaces_another(worker)
+    if worker is not None:
+        open_own_connections(worker.app._store)
     share_processors(settings.threads, 1 if worker is None else worker.cfg.workers)
     put_event_loop_first(settings.nice)
     admit(app, settings.max_wait_ms)

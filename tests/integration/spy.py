@@ -11,6 +11,7 @@ from integration.host import Repo
 from integration.server import Server
 
 PATIENCE = 60
+STARTED = "Application startup complete"
 
 _SPYING = """
 import gc, os, threading, time
@@ -70,7 +71,7 @@ class Spy:
         server = Server(self._repo, workers=workers)
         try:
             server.wait()
-            until(lambda: len(self.lines("warm")) == workers)
+            until(lambda: server.log().count(STARTED) == workers)
             yield server
         finally:
             self.open_gate()
