@@ -11,7 +11,8 @@ from llmrec_plugin.export.endpoint import export_endpoint
 from llmrec_plugin.export.exporter import export_model
 from llmrec_plugin.export.generators import export_generator
 from llmrec_plugin.export.labels import export_labels
-from llmrec_plugin.export.networks import NetworkParity, export_network
+from llmrec_plugin.export.network_parity import NetworkParity
+from llmrec_plugin.export.networks import export_network
 from llmrec_plugin.export.parity import ParityRecord
 from llmrec_plugin.export.quality import QualityRecord
 from llmrec_plugin.export.recipes import load_recipe

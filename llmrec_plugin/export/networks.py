@@ -2,11 +2,7 @@
 
     declaration -> function(folder) -> Network -> ONNX graph -> comparison with PyTorch -> artifact store
 
-Compared on the network's examples, read and padded as they are when served:
-
-* alone: the graph and PyTorch, one row at a time, PyTorch without padding;
-* together: all rows in one batch, padded to the longest, and in shuffled batches;
-* neighbors: of vectors with `candidates`, the ten nearest.
+What is compared: `llmrec_plugin.export.network_parity`.
 """
 
 from __future__ import annotations
@@ -26,15 +22,14 @@ from typing import Any, get_args
 import numpy as np
 
 from llmrec_plugin.artifacts import ArtifactStore, NetworkArtifact, sha256_file, vocabulary_file
-from llmrec_plugin.errors import DeclarationError, LLMRecError, ParityError, SourceError
+from llmrec_plugin.errors import DeclarationError, LLMRecError, SourceError
 from llmrec_plugin.export.graph import OPSET, remove_labels, save_graph
-from llmrec_plugin.export.parity import ragged_batches
+from llmrec_plugin.export.network_parity import Run, collate_all, compare, is_sequence
 from llmrec_plugin.export.sources import find_place
 from llmrec_plugin.export.toolchain import quiet, require, versions
 from llmrec_plugin.manifests import GOLDEN, GOLDEN_ROWS, GRAPH, MANIFEST, TOKENIZER, NetworkManifest
 from llmrec_plugin.networks import Id, IdSequence, Input, Network, Tokens, graph_names
-from llmrec_plugin.pipeline.networks import Arrays, Preparer, collate, padded_lengths, read_rows
-from llmrec_plugin.pipeline.postprocess import normalize
+from llmrec_plugin.pipeline.networks import Arrays, Preparer, read_rows
 from llmrec_plugin.runtime.session import open_session
 from llmrec_plugin.runtime.tokenizing import load_tokenizer
 from llmrec_plugin.specs import Metric, NetworkModel
@@ -45,36 +40,9 @@ LEAST_VALUES = 4
 """Of the examples: so many must not be empty."""
 GOLDEN_COUNT = 16
 """How many of the examples that have a value are kept as golden rows."""
-NEIGHBORS = 10
-TIE = 1e-6
-"""Share of the largest score below which two candidates are equally near."""
 _MAX_SPLIT = 2**31 - 2**20  # what one protobuf file holds
 
 _log = logging.getLogger(__name__)
-
-Run = Callable[[Arrays], np.ndarray]
-"""From a batch of graph inputs to (batch, dims) or (batch,) float32."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class NetworkParity:
-    """How close an exported network is to PyTorch; differences are absolute, per component.
-
-    Attributes:
-        examples: Rows compared, those without a value left out.
-        tolerance: Largest difference accepted.
-        max_abs_diff: Largest difference to PyTorch, one row at a time.
-        batch_max_abs_diff: Largest difference to PyTorch's value of the row alone when all rows are in one batch.
-        shuffled_max_abs_diff: The same in shuffled batches.
-        neighbors: Rows whose ten nearest candidates were compared; 0 without candidates.
-    """
-
-    examples: int
-    tolerance: float
-    max_abs_diff: float
-    batch_max_abs_diff: float
-    shuffled_max_abs_diff: float
-    neighbors: int
 
 
 def export_network(
@@ -270,7 +238,7 @@ def export_graph(model: NetworkModel, network: Network, examples: _Examples, pat
     names = graph_names(network.inputs)
     # Two different rows, padded as when served: what is traced must not look constant.
     chosen = [max(examples.arrays, key=_total), min(examples.arrays, key=_total), examples.arrays[0]]
-    batch = _collate_all(network.inputs, chosen)
+    batch = collate_all(network.inputs, chosen)
     arguments = tuple(torch.from_numpy(batch[name]) for name in names)
     module = network.module.eval().float()
     with torch.no_grad():
@@ -284,7 +252,7 @@ def export_graph(model: NetworkModel, network: Network, examples: _Examples, pat
         raise DeclarationError(f"model {model.name!r}: forward must return float32 {expected}, got {got}.")
     axes = {name: {0: "batch"} for name in (*names, OUTPUT)}
     for name, array in batch.items():
-        if _is_sequence(network.inputs, name):
+        if is_sequence(network.inputs, name):
             axes[name][1] = f"{name}_length"
         assert array.shape[0] == len(chosen)
     raw = path.parent.parent / "raw" / path.name  # above 2 GB the exporter writes more files beside it
@@ -330,122 +298,8 @@ def _traceable_attention() -> Iterator[None]:
         torch.backends.mha.set_fastpath_enabled(fast)
 
 
-def compare(
-    model: NetworkModel, network: Network, examples: Sequence[Arrays], reference: Run, graph: Run
-) -> tuple[NetworkParity, np.ndarray]:
-    """Compares a graph with PyTorch.
-
-    Args:
-        model: Gives the tolerance.
-        network: What was exported.
-        examples: The arrays of rows.
-        reference: PyTorch.
-        graph: The graph.
-
-    Returns:
-        What was measured, and PyTorch's values of the rows alone, (rows, dims) or (rows,) float32.
-
-    Raises:
-        ParityError: A difference is above the tolerance, or neighbors differ.
-    """
-    owner, inputs = f"model {model.name!r}", network.inputs
-    expected = np.concatenate([reference(collate(inputs, [row], _lengths(inputs, row))) for row in examples])
-    if not np.isfinite(expected).all():
-        raise ParityError(f"{owner}: PyTorch gives values that are not finite for examples. Train it again.")
-    if network.normalized and np.abs(np.linalg.norm(expected, axis=1) - 1).max() > 1e-3:
-        raise ParityError(f"{owner}: it says that its vectors have unit norm, but PyTorch gives others.")
-    padded = reference(_collate_all(inputs, examples))
-    if (worst := _largest(padded, expected)) > model.tolerance:
-        raise ParityError(
-            f"{owner}: in PyTorch itself a row's value changes by {worst:.3g} with its batch and padding, more than "
-            f"the tolerance of {model.tolerance:.3g}. Ids of padding are 0 and masks 0: leave them out of sums, means, "
-            "attention and recurrent states."
-        )
-    alone = np.concatenate([graph(collate(inputs, [row], padded_lengths(inputs, row))) for row in examples])
-    together = graph(_collate_all(inputs, examples))
-    shuffled = np.empty_like(expected)
-    for batch in ragged_batches(len(examples)):
-        shuffled[batch] = graph(_collate_all(inputs, [examples[number] for number in batch]))
-    record = NetworkParity(
-        examples=len(examples),
-        tolerance=model.tolerance,
-        max_abs_diff=_largest(alone, expected),
-        batch_max_abs_diff=_largest(together, expected),
-        shuffled_max_abs_diff=_largest(shuffled, expected),
-        neighbors=0 if network.candidates is None else len(examples),
-    )
-    for what, difference in (
-        ("one row at a time", record.max_abs_diff),
-        ("all rows in one batch", record.batch_max_abs_diff),
-        ("shuffled batches", record.shuffled_max_abs_diff),
-    ):
-        if difference > model.tolerance:
-            raise ParityError(
-                f"{owner}: the graph is off from PyTorch by {difference:.3g} ({what}), the tolerance is "
-                f"{model.tolerance:.3g}. Nothing was stored. The module was traced on one batch: look for Python "
-                "numbers that are taken from shapes or values, which the graph holds as constants."
-            )
-    if network.candidates is not None:
-        _check_neighbors(owner, network, alone, expected)
-    return record, expected
-
-
-def _check_neighbors(owner: str, network: Network, vectors: np.ndarray, expected: np.ndarray) -> None:
-    """Position by position the neighbors must be those of PyTorch, or as near in PyTorch as these are."""
-    assert network.candidates is not None
-    theirs = _scores(network, expected)
-    ours = _scores(network, vectors)
-    count = min(NEIGHBORS, theirs.shape[1])
-    for number, (before, after) in enumerate(zip(theirs, ours, strict=True)):
-        wanted = np.argsort(-before, kind="stable")[:count]
-        found = np.argsort(-after, kind="stable")[:count]
-        apart = np.abs(before[wanted] - before[found]) > TIE * max(np.abs(before).max(), 1e-12)
-        if apart.any():
-            raise ParityError(
-                f"{owner}: of example {number} the {count} nearest candidates are {found.tolist()} for the graph and "
-                f"{wanted.tolist()} for PyTorch. Nothing was stored; the tolerance may be too large for these vectors."
-            )
-
-
-def _scores(network: Network, vectors: np.ndarray) -> np.ndarray:
-    """How near each candidate is to each vector, (rows, candidates) float64; larger is nearer."""
-    candidates = np.asarray(network.candidates, dtype=np.float64)
-    vectors = vectors.astype(np.float64)
-    if network.metric == "cosine":
-        vectors, candidates = normalize(vectors).astype(np.float64), normalize(candidates).astype(np.float64)
-    products = vectors @ candidates.T
-    if network.metric != "euclidean":
-        return np.asarray(products)
-    squares = (vectors**2).sum(1)[:, None] + (candidates**2).sum(1)
-    return np.asarray(-np.sqrt(np.maximum(squares - 2 * products, 0)))
-
-
-def _lengths(inputs: Sequence[Input], row: Arrays) -> list[int]:
-    """The lengths of a row's sequences, without padding."""
-    names = [f"{item.name}_ids" if isinstance(item, Tokens) else item.name for item in inputs]
-    return [len(row[name]) for name in names if _is_sequence(inputs, name)]
-
-
-def _collate_all(inputs: Sequence[Input], rows: Sequence[Arrays]) -> Arrays:
-    """The rows in one batch, padded to the longest of them."""
-    longest = np.array([_lengths(inputs, row) for row in rows], dtype=np.int64).max(axis=0)
-    return collate(inputs, rows, longest.tolist())
-
-
-def _is_sequence(inputs: Sequence[Input], name: str) -> bool:
-    suffixes = {"tokens": ("_ids", "_mask"), "vector_sequence": ("", "_mask"), "id_sequence": ("",)}
-    return any(name == item.name + suffix for item in inputs for suffix in suffixes.get(item.kind, ()))
-
-
 def _total(row: Arrays) -> int:
     return sum(array.size for array in row.values())
-
-
-def _largest(values: np.ndarray, expected: np.ndarray) -> float:
-    """The largest difference; infinite where a value is not a number or the shape is another."""
-    if values.shape != expected.shape:
-        return float("inf")
-    return float(np.nan_to_num(np.abs(values - expected), nan=np.inf).max())
 
 
 def _graph_runner(path: Path) -> Run:

@@ -10,8 +10,7 @@ import pytest
 
 from llmrec_plugin.artifacts import ArtifactStore
 from llmrec_plugin.errors import DeclarationError, ParityError, SourceError
-from llmrec_plugin.export import export_network, load_recipe
-from llmrec_plugin.export import networks as module
+from llmrec_plugin.export import export_network, load_recipe, network_parity
 from llmrec_plugin.networks import IdSequence, Number, Vector
 
 torch = pytest.importorskip("torch", reason="the export extra is not installed")
@@ -182,10 +181,10 @@ def test_neighbors_must_be_the_same_but_for_ties(tmp_path, metric):
     candidates[20:] = candidates[:20]  # each twice: which of both is found does not matter
     network = dataclasses.replace(network, candidates=candidates)
     vectors = generator.standard_normal((5, DIMS)).astype(np.float32)
-    module._check_neighbors("model 'a'", network, vectors, vectors)
-    module._check_neighbors("model 'a'", network, vectors * (1 + 1e-7), vectors)
+    network_parity._check_neighbors("model 'a'", network, vectors, vectors)
+    network_parity._check_neighbors("model 'a'", network, vectors * (1 + 1e-7), vectors)
     with pytest.raises(ParityError, match="nearest candidates are"):
-        module._check_neighbors("model 'a'", network, -vectors, vectors)
+        network_parity._check_neighbors("model 'a'", network, -vectors, vectors)
 
 
 def load_network_of(tmp_path):
