@@ -3,7 +3,7 @@
     python benchmarks/generation.py [--rows 1000] [--rounds 3] [--peers transformers optimum genai]
         [--output docs/benchmarks/generation]
 
-``prefix`` has as many prompts as --rows says, the others a quarter.
+``labels`` has a quarter of the prompts that --rows says.
 
 The model is a Qwen2 of about 20 M parameters with random weights: its tokens mean nothing, and cost what they cost.
 
@@ -45,7 +45,7 @@ HERE = Path(__file__).parent
 PEERS = ("transformers", "optimum", "genai")
 TARGETS = {"prefix": 4.0, "ragged": 3.0, "labels": 8.0}
 SIZES = (8, 32)
-SHARES = {"prefix": 1.0, "ragged": 0.25, "labels": 0.25}
+SHARES = {"prefix": 1.0, "ragged": 1.0, "labels": 0.25}
 """Of the rows."""
 SORTED = ", sorted"
 """Ends the name of a peer whose prompts are sorted for it."""

@@ -2,12 +2,12 @@
 
 The graph that Optimum writes concatenates the cache with the new keys and values, repeats them for every query head
 and multiplies with a mask: a longer cache in new memory each step, and all rows at one position. ONNX Runtime's
-``com.microsoft.GroupQueryAttention`` appends in place, and each row has its own length. What is around it, rotary
-embeddings included, stays as it was exported. The graph then has
+``com.microsoft.GroupQueryAttention`` appends in place, and each row has its own length. Where it can, it also rotates
+queries and keys (`llmrec_plugin.export.rotary`). What is around it stays as it was exported. The graph then has
 
 inputs
     ``input_ids`` (n, S) int64; rows of different length are padded on the right, and only without a past;
-    ``position_ids`` (n, S) int64;
+    ``position_ids`` (n, S) int64, if something other than rotations reads them;
     ``seqlens_k`` (n) int32: tokens of each row after this step, less one;
     ``total_sequence_length`` () int32: tokens of the longest row after this step;
     ``logit_positions`` (m) int64: which of the (n * S) positions are wanted;
@@ -33,17 +33,16 @@ from typing import Any
 
 import numpy as np
 
+from llmrec_plugin.export.rotary import POSITIONS, rotate_inside
 from llmrec_plugin.export.selection import LOGIT_POSITIONS, LOGITS, select_tokens
 from llmrec_plugin.export.toolchain import require
-from llmrec_plugin.export.wiring import NotFusedError, Wiring, reconnect
+from llmrec_plugin.export.wiring import SWAP_HEADS, NotFusedError, Wiring, permutation, reconnect
 from llmrec_plugin.runtime.session import open_session
 
 PAST, PRESENT = "past_key_values.", "present."
 SEQLENS, TOTAL = "seqlens_k", "total_sequence_length"
 
 _FUSED = "fused/"
-_SWAP_HEADS = [0, 2, 1, 3]
-"""Between (n, heads, S, head_dim) and (n, S, heads, head_dim)."""
 _RESHAPING = ("Transpose", "Reshape", "Expand", "Unsqueeze", "Identity")
 
 
@@ -82,7 +81,7 @@ def fuse_attention(plain: Path, heads: int, windows: Sequence[int | None]) -> An
     model = require("onnx").load(plain)
     graph = Wiring(model.graph)
     inputs = {item.name for item in model.graph.input}
-    if not {"input_ids", "attention_mask", "position_ids"} <= inputs or f"{PAST}0.key" not in inputs:
+    if not {"input_ids", "attention_mask", POSITIONS} <= inputs or f"{PAST}0.key" not in inputs:
         raise NotFusedError(f"its inputs are {', '.join(sorted(inputs))}")
     if any(item.type == item.GRAPH for node in model.graph.node for item in node.attribute):
         raise NotFusedError("it has branches")
@@ -92,6 +91,7 @@ def fuse_attention(plain: Path, heads: int, windows: Sequence[int | None]) -> An
         _replace(graph, layer, attention, heads=heads, scale=scales[layer], window=window)
     graph.prune([item.name for item in model.graph.output])
     head_dim = empty_cache(next(item for item in model.graph.input if item.name == f"{PAST}0.key"))[3]
+    rotate_inside(model.graph, TOTAL, head_dim)
     select_tokens(model.graph, f"{_FUSED}{len(found) - 1}/attention", heads * head_dim)
     _declare_inputs(model.graph)
     if "com.microsoft" not in {item.domain for item in model.opset_import}:
@@ -228,10 +228,10 @@ def _replace(graph: Wiring, layer: int, attention: _Attention, *, heads: int, sc
     for kind, name in (("query", attention.query), ("key", attention.key), ("value", attention.value)):
         prefix = f"{_FUSED}{layer}/{kind}"
         swapped = graph.producer(name, "Transpose")
-        if swapped is not None and _perm(swapped) == _SWAP_HEADS:
+        if swapped is not None and permutation(swapped) == SWAP_HEADS:
             name = swapped.input[0]
         else:
-            graph.add(product, "Transpose", [name], [f"{prefix}_swapped"], perm=_SWAP_HEADS)
+            graph.add(product, "Transpose", [name], [f"{prefix}_swapped"], perm=SWAP_HEADS)
             name = f"{prefix}_swapped"
         graph.add(product, "Reshape", [name, graph.ints(f"{_FUSED}flat", 0, 0, -1)], [f"{prefix}_flat"])
         inputs.append(f"{prefix}_flat")
@@ -251,7 +251,7 @@ def _replace(graph: Wiring, layer: int, attention: _Attention, *, heads: int, sc
     )
     apart = graph.ints(f"{_FUSED}heads_{head_dim}", 0, 0, heads, head_dim)
     readers = graph.consumers[attention.output]
-    if len(readers) == 1 and readers[0].op_type == "Transpose" and _perm(readers[0]) == _SWAP_HEADS:
+    if len(readers) == 1 and readers[0].op_type == "Transpose" and permutation(readers[0]) == SWAP_HEADS:
         graph.add(product, "Reshape", [outputs[0], apart], [f"{_FUSED}{layer}/apart"])
         swapped_back = readers[0].output[0]
         readers[0].output[0] = f"{_FUSED}{layer}/unused_output"
@@ -261,11 +261,7 @@ def _replace(graph: Wiring, layer: int, attention: _Attention, *, heads: int, sc
     else:
         graph.add(product, "Reshape", [outputs[0], apart], [f"{_FUSED}{layer}/apart"])
         product.output[0] = f"{_FUSED}{layer}/unused_product"
-        graph.add(product, "Transpose", [f"{_FUSED}{layer}/apart"], [attention.output], perm=_SWAP_HEADS)
-
-
-def _perm(node: Any) -> list[int]:
-    return next((list(item.ints) for item in node.attribute if item.name == "perm"), [])
+        graph.add(product, "Transpose", [f"{_FUSED}{layer}/apart"], [attention.output], perm=SWAP_HEADS)
 
 
 def _declare_inputs(graph: Any) -> None:
@@ -285,7 +281,7 @@ def _declare_inputs(graph: Any) -> None:
     info, ints = onnx.helper.make_tensor_value_info, onnx.TensorProto
     kept = [
         info("input_ids", ints.INT64, ["rows", "tokens"]),
-        info("position_ids", ints.INT64, ["rows", "tokens"]),
+        *([info(POSITIONS, ints.INT64, ["rows", "tokens"])] if readers[POSITIONS] else []),
         info(SEQLENS, ints.INT32, ["rows"]),
         info(TOTAL, ints.INT32, []),
         info(LOGIT_POSITIONS, ints.INT64, ["logits"]),

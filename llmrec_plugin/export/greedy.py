@@ -15,6 +15,7 @@ import numpy as np
 
 from llmrec_plugin.export.attention import PAST, PRESENT, SEQLENS, TOTAL
 from llmrec_plugin.export.generator_graphs import DECODER, DECODER_WITH_PAST, ENCODER
+from llmrec_plugin.export.rotary import POSITIONS
 from llmrec_plugin.export.selection import LOGIT_POSITIONS, LOGITS
 from llmrec_plugin.export.toolchain import require
 from llmrec_plugin.manifests import GRAPH
@@ -110,6 +111,7 @@ class FusedDecoder:
 
     def __init__(self, folder: Path, pad_token_id: int, capacity: int) -> None:
         self._session = open_session(folder / GRAPH, device="cpu")
+        self._inputs = {item.name for item in self._session.get_inputs()}
         self._pad, self._capacity = pad_token_id, capacity
 
     def start(self, prompts: Sequence[Prompt]) -> np.ndarray:
@@ -136,7 +138,8 @@ class FusedDecoder:
         self._lengths = self._lengths + new
         binding = self._session.io_binding()
         binding.bind_cpu_input("input_ids", np.ascontiguousarray(ids))
-        binding.bind_cpu_input("position_ids", positions)
+        if POSITIONS in self._inputs:
+            binding.bind_cpu_input(POSITIONS, positions)
         binding.bind_cpu_input(SEQLENS, (self._lengths - 1).astype(np.int32))
         binding.bind_cpu_input(TOTAL, np.array(self._lengths.max(), np.int32))
         binding.bind_cpu_input(LOGIT_POSITIONS, last)

@@ -10,6 +10,9 @@ import numpy as np
 
 from llmrec_plugin.export.toolchain import require
 
+SWAP_HEADS = [0, 2, 1, 3]
+"""Between (n, heads, S, head_dim) and (n, S, heads, head_dim)."""
+
 
 class NotFusedError(Exception):
     """The graph is not wired so that its attention can be replaced; the text says what is other."""
@@ -75,6 +78,13 @@ class Wiring:
             self.initializers[name] = constant
         return name
 
+    def number(self, name: str, value: int) -> str:
+        """The name of a scalar."""
+        constant = self._onnx.numpy_helper.from_array(np.array(value, np.int64), name)
+        self.proto.initializer.append(constant)
+        self.initializers[name] = constant
+        return name
+
     def rename_output(self, name: str, new: str) -> None:
         """Gives the output `name` of a node another name, leaving its readers with the old one."""
         node = self.producers[name]
@@ -99,3 +109,8 @@ def reconnect(node: Any, old: str, new: str) -> None:
     for place, name in enumerate(node.input):
         if name == old:
             node.input[place] = new
+
+
+def permutation(node: Any) -> list[int]:
+    """Of a ``Transpose``."""
+    return next((list(item.ints) for item in node.attribute if item.name == "perm"), [])

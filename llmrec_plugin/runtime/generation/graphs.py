@@ -86,6 +86,7 @@ class FusedGraph:
         self.session = session
         self.manifest = manifest
         self.provider: str = session.get_providers()[0]
+        self.reads_positions = any(item.name == "position_ids" for item in session.get_inputs())
         self.parts = [
             (f"past_key_values.{i}.{kind}", f"present.{i}.{kind}")
             for i in range(manifest.layers)
@@ -149,6 +150,8 @@ class Binding:
             "total_sequence_length": np.array(totals.max(), dtype=np.int32),
             "logit_positions": np.ascontiguousarray(wanted, dtype=np.int64),
         }
+        if not self._graph.reads_positions:
+            del inputs["position_ids"]
         for name, values in inputs.items():
             binding.bind_cpu_input(name, values)
         if len(self._logits) < len(wanted):

@@ -17,6 +17,8 @@ from llmrec_plugin.runtime.session import open_session
 
 onnxruntime = pytest.importorskip("onnxruntime")
 CAUSAL = ("gpt2", "llama", "qwen3")
+ROTATED = ("qwen3",)
+"""Inside the attention; GPT-2 has no rotation, and the llama's heads of 8 are too small for that."""
 CAPACITY = 64
 PAD = 0
 
@@ -27,7 +29,7 @@ def graphs(generator_folder, tmp_path_factory):
     made = {}
 
     def folders(architecture, windows=(None,) * LAYERS, **config):
-        key = (architecture, windows)
+        key = (architecture, windows, str(config))
         if key not in made:
             place = tmp_path_factory.mktemp(architecture)
             source = (
@@ -64,7 +66,10 @@ def test_each_layer_has_one_attention_and_nothing_of_the_mask_is_left(graphs, ar
     inputs = {
         item.name: [dim.dim_param or dim.dim_value for dim in item.type.tensor_type.shape.dim] for item in fused.input
     }
-    assert set(list(inputs)[:5]) == {"input_ids", "position_ids", SEQLENS, TOTAL, LOGIT_POSITIONS}
+    positions = set() if architecture in ROTATED else {"position_ids"}
+    assert {name for name in inputs if not name.startswith("past")} == {
+        "input_ids", *positions, SEQLENS, TOTAL, LOGIT_POSITIONS,
+    }  # fmt: skip
     heads = HEADS if architecture == "gpt2" else KV_HEADS
     assert inputs["past_key_values.1.value"] == ["rows", heads, "capacity", 16 if architecture == "qwen3" else 8]
     assert [item.name for item in fused.output] == ["logits"] + [
@@ -110,12 +115,60 @@ def test_logits_are_given_for_the_positions_asked_for(graphs, architecture):
     expected = session.run(["logits", "present.1.value"], feeds)
     wanted = np.array([17, 0, 4, 4])  # flat, in any order
     shared = {name: np.zeros((2, shape[1], 12, shape[3]), np.float32) for name, shape in past.items()}
-    feeds = {"input_ids": rows, "position_ids": positions, LOGIT_POSITIONS: wanted, **shared}
+    feeds = {"input_ids": rows, LOGIT_POSITIONS: wanted, **shared}
+    feeds |= {} if architecture in ROTATED else {"position_ids": positions}
     feeds |= {SEQLENS: np.full(2, 8, np.int32), TOTAL: np.array(9, np.int32)}
     actual = open_session(fused / GRAPH, device="cpu").run(["logits", "present.1.value"], feeds)
     np.testing.assert_allclose(actual[0], expected[0].reshape(18, -1)[wanted], atol=1e-4)
     assert actual[1].shape[2] == 12
     np.testing.assert_allclose(actual[1][:, :, :9], expected[1], atol=1e-4)
+
+
+SCALED = {"rope_type": "llama3", "factor": 4.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"head_dim": 16},
+        {"head_dim": 16, "rope_theta": 100.0, "rope_scaling": {**SCALED, "original_max_position_embeddings": 16}},
+        {"head_dim": 16, "rope_scaling": {"rope_type": "yarn", "factor": 4.0}, "max_position_embeddings": 160},
+    ],
+    ids=["plain", "llama3", "yarn, which scales cosines, too"],
+)
+def test_an_attention_that_rotates_keeps_the_frequencies_of_the_model(graphs, config):
+    plain, fused = graphs("llama", **config)
+    attentions = [node for node in onnx.load(fused / GRAPH).graph.node if node.op_type == "GroupQueryAttention"]
+    assert [item.i for node in attentions for item in node.attribute if item.name == "do_rotary"] == [1] * LAYERS
+    rows = prompts(5, 1, 40, 17, 2)
+    expected = np.concatenate([logits(PlainDecoder(plain, PAD), [row]) for row in rows], axis=1)
+    np.testing.assert_allclose(logits(FusedDecoder(fused, PAD, CAPACITY), rows), expected, atol=1e-4)
+    for row in prompts(50):
+        actual = logits(InTwoPieces(FusedDecoder(fused, PAD, CAPACITY)), [row])
+        np.testing.assert_allclose(actual, logits(PlainDecoder(plain, PAD), [row]), atol=1e-4)
+
+
+def test_a_graph_that_reads_positions_elsewhere_goes_on_rotating_by_itself(graphs, tmp_path):
+    """A graph that nobody exports: its tokens also have learned positions."""
+    plain, _ = graphs("qwen3")
+    model = onnx.load(plain / GRAPH)
+    table = onnx.numpy_helper.from_array(np.random.default_rng(0).normal(size=(160, 32)).astype(np.float32), "learned")
+    model.graph.initializer.append(table)
+    words = next(node for node in model.graph.node if node.op_type == "Gather" and node.input[1] == "input_ids")
+    at, embedded = list(model.graph.node).index(words), words.output[0]
+    words.output[0] = "words"
+    learned = onnx.helper.make_node("Gather", ["learned", "position_ids"], ["places"])
+    both = onnx.helper.make_node("Add", ["words", "places"], [embedded])
+    model.graph.node.insert(at + 1, learned)
+    model.graph.node.insert(at + 2, both)
+    for name in ("plain", "fused"):
+        (tmp_path / name).mkdir()
+    onnx.save(model, tmp_path / "plain" / GRAPH)
+    write_fused(tmp_path / "plain" / GRAPH, tmp_path / "fused" / GRAPH, heads=HEADS, windows=(None,) * LAYERS)
+    assert "position_ids" in {item.name for item in onnx.load(tmp_path / "fused" / GRAPH).graph.input}
+    rows = prompts(9)
+    expected = logits(PlainDecoder(tmp_path / "plain", PAD), rows)
+    np.testing.assert_allclose(logits(FusedDecoder(tmp_path / "fused", PAD, CAPACITY), rows), expected, atol=1e-4)
 
 
 PRODUCTS = {"gpt2": 4, "llama": 5, "qwen3": 5}
