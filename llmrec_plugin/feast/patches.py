@@ -257,13 +257,14 @@ def _refresh_registry(original: Any, owner: Any, *args: Any, **kwargs: Any) -> N
         logger.warning("The registry cannot be read (%s: %s); what was read before is served.", type(exc).__name__, exc)
 
 
-def open_own_connections(store: FeatureStore) -> None:
+def open_own_connections(store: FeatureStore | None) -> None:
     """O: lets a forked process connect to its SQL registry anew; called by `llmrec_plugin.feast.load_artifacts`.
 
     The server reads the registry before it forks. Of two workers that talk over one connection, each may get the
     other's answer, e.g. that there are no feature views.
     """
-    for engine in {getattr(store._registry, name, None) for name in ("read_engine", "write_engine")}:
+    registry = getattr(store, "_registry", None)
+    for engine in {getattr(registry, name, None) for name in ("read_engine", "write_engine")}:
         if engine is None:  # no SQL registry, or not read yet
             continue
         _OF_PARENTS.append(engine.pool)  # a driver may take its leave of the database when a connection is deleted

@@ -67,7 +67,7 @@ def load_artifacts(app: Any) -> None:
     worker = _gunicorn_worker()
     others_serve = worker is not None and _replaces_another(worker)
     if worker is not None:
-        open_own_connections(worker.app._store)
+        open_own_connections(getattr(worker.app, "_store", None))  # None in an application that is not Feast's
     share_processors(settings.threads, 1 if worker is None else worker.cfg.workers)
     put_event_loop_first(settings.nice)
     admit(app, settings.max_wait_ms)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
+import signal
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import click
@@ -81,6 +84,20 @@ def warm_up_with_a_slow_model() -> dict[str, Any]:
     waited = not loaded.is_set()
     go_on.set()
     return {"returned before it was loaded": waited, "loaded": loaded.wait(60), "log": records[:1]}
+
+
+def warm_up_under_another_gunicorn() -> bool:
+    """Warm-up in a worker of Gunicorn that was started with the user's own application, of which Feast knows nothing."""
+
+    class Worker:
+        age, cfg, app = 1, SimpleNamespace(workers=1), object()
+
+        def handle(self, *arguments: Any) -> None:
+            """As a worker of Gunicorn handles signals."""
+
+    signal.signal(signal.SIGUSR1, Worker().handle)
+    load_artifacts(FastAPI())
+    return gc.get_freeze_count() > 0
 
 
 def served_from(folder_of_repo: str, working_folder: str) -> str:

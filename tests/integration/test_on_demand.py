@@ -195,6 +195,11 @@ def test_a_server_starts_while_a_slow_model_is_loaded(repo: Repo) -> None:
     assert "still being loaded" in got["log"][0]
 
 
+def test_gunicorn_may_run_an_application_of_the_users_own(repo: Repo) -> None:
+    """One made with Feast's `get_app`, say: it need not hold a store."""
+    assert repo.call("on_demand_steps:warm_up_under_another_gunicorn")
+
+
 def test_the_server_may_be_started_from_another_folder(repo: Repo, tmp_path: Path) -> None:
     """`feast --chdir` leaves the working folder as it is; the store is found all the same."""
     got = repo.call("on_demand_steps:served_from", folder_of_repo=str(repo.folder), working_folder=str(tmp_path))
