@@ -87,7 +87,7 @@ def warm_up_with_a_slow_model() -> dict[str, Any]:
 
 
 def warm_up_under_another_gunicorn() -> bool:
-    """Warm-up in a worker of Gunicorn that was started with the user's own application, of which Feast knows nothing."""
+    """Warm-up in a worker of Gunicorn whose application is the user's own; whether it came to its end."""
 
     class Worker:
         age, cfg, app = 1, SimpleNamespace(workers=1), object()
