@@ -34,7 +34,8 @@ def spying_refresh(store):
         note("connections", connection.exec_driver_sql("SELECT pg_backend_pid()").scalar())
 
 def spying_open_own(store):
-    note("inherited", 0 if store._registry is None else store._registry.read_engine.pool.checkedin())
+    registry = getattr(store, "_registry", None)
+    note("inherited", 0 if registry is None else registry.read_engine.pool.checkedin())
     open_own(store)
 
 FeatureStore.refresh_registry, warmup.open_own_connections = spying_refresh, spying_open_own
