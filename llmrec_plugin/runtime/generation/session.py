@@ -44,8 +44,8 @@ logger = logging.getLogger(__name__)
 
 ENCODER, DECODER, DECODER_WITH_PAST = "encoder.onnx", "decoder.onnx", "decoder_with_past.onnx"
 
-SLOTS = 64
-"""Rows of a step: 32 took a fifth more processor time, 128 as much."""
+SLOTS = 96
+"""Rows of a step; see docs/adr/0018-one-token-per-slot.md for what others took."""
 LEAST_ROWS = 8
 """Rows that are worth a thread of their own."""
 CACHE_BYTES = 512 * 2**20

@@ -25,9 +25,9 @@ from llmrec_plugin.runtime.generation.writing import Row, Writing
 AHEAD = 1.0
 """A prompt that has at least this many times more tokens left than there are rows to share steps with is read at
 once."""
-TOGETHER = 8
+TOGETHER = 12
 """So many slots are free before prompts that have nothing in common are read together."""
-READ_TOKENS = 256
+READ_TOKENS = 384
 """Tokens of prompts that a run reads, padding included; more do not make a token cheaper, and need more memory."""
 
 
