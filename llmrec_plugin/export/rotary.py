@@ -17,7 +17,7 @@ POSITIONS = "position_ids"
 
 _PREFIX = "rotation/"
 _BLOCK = 16
-"""The size of a head must be a multiple of this (ONNX Runtime, group_query_attention_helper.h)."""
+"""The size of a head must be a multiple of this, else ONNX Runtime refuses to rotate it."""
 
 
 class _Rotation(NamedTuple):

@@ -72,17 +72,18 @@ class Wiring:
         self.nodes.insert(next(row for row, item in enumerate(self.nodes) if item is before), node)
 
     def ints(self, name: str, *values: int) -> str:
-        if name not in self.initializers:
-            constant = self._onnx.numpy_helper.from_array(np.array(values, np.int64), name)
-            self.proto.initializer.append(constant)
-            self.initializers[name] = constant
-        return name
+        """The name of a constant, (len(values),) int64, which is added the first time."""
+        return self._add_constant(name, np.array(values, np.int64))
 
     def number(self, name: str, value: int) -> str:
-        """The name of a scalar."""
-        constant = self._onnx.numpy_helper.from_array(np.array(value, np.int64), name)
-        self.proto.initializer.append(constant)
-        self.initializers[name] = constant
+        """The name of a constant, () int64, which is added the first time."""
+        return self._add_constant(name, np.array(value, np.int64))
+
+    def _add_constant(self, name: str, values: np.ndarray) -> str:
+        if name not in self.initializers:
+            constant = self._onnx.numpy_helper.from_array(values, name)
+            self.proto.initializer.append(constant)
+            self.initializers[name] = constant
         return name
 
     def rename_output(self, name: str, new: str) -> None:

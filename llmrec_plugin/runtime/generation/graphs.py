@@ -141,17 +141,15 @@ class Binding:
         self._bind_cache(first, first + rows)
         binding = self._binding
         totals = starts + lengths
-        positions = starts[:, None] + np.arange(length)
         # What was converted must live until the run.
         inputs: dict[str, Any] = {
             "input_ids": np.ascontiguousarray(ids, dtype=np.int64),
-            "position_ids": np.ascontiguousarray(positions, dtype=np.int64),
             "seqlens_k": (totals - 1).astype(np.int32),
             "total_sequence_length": np.array(totals.max(), dtype=np.int32),
             "logit_positions": np.ascontiguousarray(wanted, dtype=np.int64),
         }
-        if not self._graph.reads_positions:
-            del inputs["position_ids"]
+        if self._graph.reads_positions:
+            inputs["position_ids"] = starts[:, None] + np.arange(length)
         for name, values in inputs.items():
             binding.bind_cpu_input(name, values)
         if len(self._logits) < len(wanted):
