@@ -13,7 +13,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("", ".adapters", ".export", ".feast", ".interactions", ".privacy", ".serving", ".testing")
 """Modules whose ``__all__`` is public."""
-NAMES = {".prompts": ["load_prompt"]}
+NAMES = {".model_folders": ["check_model_folder"], ".prompts": ["load_prompt"]}
 ALL_CLASSES = (".errors", ".networks")
 """Modules whose classes are public, without an ``__all__``."""
 Definition = ast.FunctionDef | ast.ClassDef | ast.Assign | ast.AnnAssign

@@ -19,6 +19,7 @@ from typing import Any
 from llmrec_plugin.artifacts import sha256_file
 from llmrec_plugin.errors import DeclarationError, SourceError
 from llmrec_plugin.export.toolchain import require
+from llmrec_plugin.model_folders import check_model_folder
 from llmrec_plugin.specs import digest
 
 ADAPTER = "adapter_config.json"
@@ -62,7 +63,8 @@ def find_folder(source: str, *, adapters: bool = False) -> Path:
         adapters: Whether the folder may hold an adapter instead of a whole model.
 
     Raises:
-        SourceError: There is no such folder, package or hub revision, or it holds no safetensors weights.
+        SourceError: There is no such folder, package or hub revision, it holds no safetensors weights, or its
+            configuration names code to be run.
         MissingExtraError: A hub source, and huggingface_hub is not installed.
     """
     folder = find_place(source)
@@ -75,11 +77,13 @@ def find_place(source: str) -> Path:
     """The local folder that `source` names, whatever it holds; a hub source is downloaded first.
 
     Raises:
-        SourceError: There is no such folder, package or hub revision.
+        SourceError: There is no such folder, package or hub revision, or its configuration names code to be run.
         MissingExtraError: A hub source, and huggingface_hub is not installed.
     """
     kind, _, place = as_source(source).partition(":")
-    return {"package": _in_package, "path": _at_path, "hub": _from_hub}[kind](place)
+    folder = {"package": _in_package, "path": _at_path, "hub": _from_hub}[kind](place)
+    check_model_folder(folder)
+    return folder
 
 
 def find_file(source: str) -> Path:

@@ -16,13 +16,15 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 
 from llmrec_plugin.errors import SourceError
+from llmrec_plugin.model_folders import check_model_folder
 
 
 def base_folder(source: str) -> Path:
     """The folder of ``package:<package>/<folder>`` or of a path.
 
     Raises:
-        SourceError: It is no folder with a BERT, its tokenizer and safetensors weights.
+        SourceError: It is no folder with a BERT, its tokenizer and safetensors weights, or its configuration names
+            code to be run.
     """
     folder = Path(source)
     if source.startswith("package:"):
@@ -34,6 +36,7 @@ def base_folder(source: str) -> Path:
     missing = [name for name in ("config.json", "tokenizer.json") if not (folder / name).is_file()]
     if missing:
         raise SourceError(f"{folder}: expected the Hugging Face folder of a BERT, {missing[0]} is not there.")
+    check_model_folder(folder)
     return folder
 
 

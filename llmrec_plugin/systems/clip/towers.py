@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from llmrec_plugin.errors import MissingExtraError, SourceError
+from llmrec_plugin.model_folders import check_model_folder
 from llmrec_plugin.networks import Image, Network, Tokens
 
 _WEIGHTS = "model.safetensors"
@@ -126,6 +127,7 @@ def _load(folder: Path, tower: str) -> Any:
             f"{folder}: expected config.json with model_type 'clip' and {_WEIGHTS}, as CLIPModel.save_pretrained "
             f"writes them, got model_type {config.get('model_type')!r}."
         )
+    check_model_folder(folder)
     # Eager: the only attention whose masks export to ONNX for every length.
     return getattr(transformers, tower).from_pretrained(
         folder, local_files_only=True, use_safetensors=True, attn_implementation="eager"

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from llmrec_plugin.errors import InputError, MissingExtraError, SourceError
+from llmrec_plugin.model_folders import check_model_folder
 from llmrec_plugin.systems.mint.queries import Pair
 
 Triple = tuple[str, str, str]
@@ -102,7 +103,7 @@ def train_bi_encoder(
 
     Raises:
         InputError: There are too few pairs for negatives, or `target` is not empty.
-        SourceError: `base` holds no encoder in safetensors.
+        SourceError: `base` holds no encoder in safetensors, or its configuration names code to be run.
         MissingExtraError: torch or transformers is not installed.
     """
     _check(pairs, base, target)
@@ -274,6 +275,7 @@ def _check(pairs: Sequence[Pair], base: Path, target: Path) -> None:
         raise InputError("training: expected pairs of two requests and two documents at least.")
     if not (base / "config.json").is_file() or not list(base.glob("model*.safetensors")):
         raise SourceError(f"{base}: expected the folder of an encoder, with config.json and model.safetensors.")
+    check_model_folder(base)
     if target.exists() and any(target.iterdir()):
         raise InputError(f"{target} is not empty; name another folder.")
 

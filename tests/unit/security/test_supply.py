@@ -184,6 +184,16 @@ def test_models_are_read_without_code_of_theirs():
     assert {given["trust_remote_code"] for *_, given in calls() if "trust_remote_code" in given} == {False}
 
 
+def test_folders_of_models_are_looked_at_before_transformers_reads_them():
+    """The export and training take theirs from `find_folder`, which looks."""
+    readers = {
+        where for where, _, name, _ in calls() if name.endswith(".from_pretrained") and "nn.Embedding" not in name
+    }
+    looking = {where for where, _, name, _ in calls() if name == "check_model_folder"}
+    assert "export/sources.py" in looking
+    assert {where for where in readers if not where.startswith(("export/", "training/"))} <= looking
+
+
 def test_nothing_is_evaluated():
     found = [(where, line) for where, line, name, _ in calls() if name in ("eval", "exec", "compile", "os.system")]
     assert found == []
