@@ -38,8 +38,11 @@ class Settings:
         disabled_plugins: Names of plugins not to load (``LLMREC_DISABLE_PLUGINS``, separated by commas).
         max_wait_ms: How long a request to the feature server may have to wait before it is refused; None: no request is
             (``LLMREC_MAX_WAIT_MS``).
+        request_threads: How many requests a worker of the feature server answers at a time, others wait; None: as many
+            as Feast does, which is 40 (``LLMREC_REQUEST_THREADS``).
         nice: Steps of ``nice`` by which threads that compute stand behind the event loop of a feature server that calls
-            `load_artifacts`, on Linux; 0: they do not (``LLMREC_NICE``; default 5).
+            `load_artifacts`, on Linux; 0: they do not, 20: they compute when nothing else on the machine, or in the
+            container, wants to (``LLMREC_NICE``; default 5).
         progress: Whether batch runs show a progress bar and a summary line (``LLMREC_PROGRESS``, 1 or 0).
     """
 
@@ -54,11 +57,14 @@ class Settings:
     disabled_plugins: frozenset[str]
     progress: bool
     max_wait_ms: int | None = None
+    request_threads: int | None = None
     nice: int = 5
 
 
 MAX_NICE = 19
-"""The lowest priority that a thread can have."""
+"""The lowest priority that a thread can have beside others."""
+ONLY_WHEN_IDLE = MAX_NICE + 1
+"""As `Settings.nice`: behind all others."""
 _VARIABLES = (
     "LLMREC_HOME",
     "LLMREC_ARTIFACTS",
@@ -72,6 +78,7 @@ _VARIABLES = (
     "LLMREC_DISABLE_PLUGINS",
     "LLMREC_PROGRESS",
     "LLMREC_MAX_WAIT_MS",
+    "LLMREC_REQUEST_THREADS",
     "LLMREC_NICE",
 )
 _HOME = ("HOME", "USERPROFILE")  # what ``~`` stands for
@@ -109,8 +116,8 @@ def _parse(values: tuple[str | None, ...], _home: tuple[str | None, ...], _folde
     if progress not in ("0", "1"):
         raise SettingsError(f"LLMREC_PROGRESS must be 1 or 0, got {progress!r}.")
     nice = env["LLMREC_NICE"] or "5"
-    if not nice.isdecimal() or int(nice) > MAX_NICE:
-        raise SettingsError(f"LLMREC_NICE must be a whole number from 0 to {MAX_NICE}, got {nice!r}.")
+    if not nice.isdecimal() or int(nice) > ONLY_WHEN_IDLE:
+        raise SettingsError(f"LLMREC_NICE must be a whole number from 0 to {ONLY_WHEN_IDLE}, got {nice!r}.")
     cache_folder = Path(env["LLMREC_CACHE"] or home / "cache").expanduser().absolute()
     return Settings(
         artifact_folders=tuple(folders) or (home / "artifacts",),
@@ -124,6 +131,7 @@ def _parse(values: tuple[str | None, ...], _home: tuple[str | None, ...], _folde
         disabled_plugins=frozenset(part.strip() for part in env["LLMREC_DISABLE_PLUGINS"].split(",") if part.strip()),
         progress=progress == "1",
         max_wait_ms=_positive(env, "LLMREC_MAX_WAIT_MS", 0) or None,
+        request_threads=_positive(env, "LLMREC_REQUEST_THREADS", 0) or None,
         nice=int(nice),
     )
 

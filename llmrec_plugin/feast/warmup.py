@@ -15,6 +15,7 @@ import threading
 import time
 from typing import Any
 
+import anyio.to_thread
 import click
 from feast import FeatureStore, OnDemandFeatureView
 from feast.types import Array, Int32, Int64, String
@@ -47,7 +48,8 @@ def load_artifacts(app: Any) -> None:
     ``LLMREC_MAX_WAIT_MS`` are refused, see `llmrec_plugin.feast.admission`.
 
     Threads that compute features step back behind the event loop, see `llmrec_plugin.runtime.precedence`, and where
-    ``LLMREC_THREADS`` is not set, an inference takes the worker's share of the processors less one.
+    ``LLMREC_THREADS`` is not set, an inference takes the worker's share of the processors less one. A worker answers
+    ``LLMREC_REQUEST_THREADS`` requests at a time, where it is set, which its event loop must have started for.
 
     Objects of the start are left out of garbage collection from here on (`gc.freeze`).
 
@@ -70,6 +72,8 @@ def load_artifacts(app: Any) -> None:
         open_own_connections(getattr(worker.app, "_store", None))  # None in an application that is not Feast's
     share_processors(settings.threads, 1 if worker is None else worker.cfg.workers)
     put_event_loop_first(settings.nice)
+    if settings.request_threads is not None:
+        anyio.to_thread.current_default_thread_limiter().total_tokens = settings.request_threads
     admit(app, settings.max_wait_ms)
     store = _served_store()
     thread = threading.Thread(target=_load_all, args=(store, others_serve), name="llmrec-load")

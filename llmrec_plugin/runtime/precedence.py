@@ -12,13 +12,14 @@ import os
 import sys
 import threading
 
-from llmrec_plugin.settings import MAX_NICE
+from llmrec_plugin.settings import MAX_NICE, ONLY_WHEN_IDLE
 
 SWITCH_SECONDS = 0.0005
 """How long a thread keeps Python's lock when others want it; by default ten times as long. Shorter gained nothing."""
 
 _event_loop: int | None = None  # the thread's number in the system
 _nice = 0
+_only_when_idle = False
 _local = threading.local()
 
 
@@ -39,15 +40,17 @@ def put_event_loop_first(steps: int) -> None:
     """Gives the calling thread, which is to run the event loop, precedence over those that call `step_back`.
 
     Args:
-        steps: How many steps of `nice` lie between them; 0: none, and nothing is changed.
+        steps: How many steps of `nice` lie between them; 0: none, and nothing is changed; `ONLY_WHEN_IDLE`: they run
+            when no other thread of the machine, or of the container, wants to.
     """
-    global _event_loop, _nice
+    global _event_loop, _nice, _only_when_idle
     if not steps:
         return
     sys.setswitchinterval(min(sys.getswitchinterval(), SWITCH_SECONDS))
     if sys.platform == "linux":  # where a thread has a priority of its own
         _event_loop = threading.get_native_id()
         _nice = min(os.getpriority(os.PRIO_PROCESS, _event_loop) + steps, MAX_NICE)
+        _only_when_idle = steps >= ONLY_WHEN_IDLE
 
 
 def step_back() -> None:
@@ -60,5 +63,8 @@ def step_back() -> None:
     thread = threading.get_native_id()
     if thread != _event_loop:
         with contextlib.suppress(OSError):  # where a sandbox forbids it, all stay equal
-            os.setpriority(os.PRIO_PROCESS, thread, max(_nice, os.getpriority(os.PRIO_PROCESS, thread)))
+            if _only_when_idle:
+                os.sched_setscheduler(thread, os.SCHED_IDLE, os.sched_param(0))
+            else:
+                os.setpriority(os.PRIO_PROCESS, thread, max(_nice, os.getpriority(os.PRIO_PROCESS, thread)))
     _local.stepped_back_from = _event_loop  # another one after a fork

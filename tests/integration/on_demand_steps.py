@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import logging
 import os
@@ -11,6 +12,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import anyio.to_thread
 import click
 from fastapi import FastAPI
 from feast import FeatureStore
@@ -98,6 +100,19 @@ def warm_up_under_another_gunicorn() -> bool:
     signal.signal(signal.SIGUSR1, Worker().handle)
     load_artifacts(FastAPI())
     return gc.get_freeze_count() > 0
+
+
+def requests_at_a_time() -> list[float]:
+    """How many requests a worker answers at a time, before its warm-up and after it."""
+    os.environ["LLMREC_REQUEST_THREADS"] = "3"
+
+    async def start() -> list[float]:
+        limiter = anyio.to_thread.current_default_thread_limiter()
+        before = limiter.total_tokens
+        load_artifacts(FastAPI())
+        return [before, limiter.total_tokens]
+
+    return asyncio.run(start())
 
 
 def served_from(folder_of_repo: str, working_folder: str) -> str:

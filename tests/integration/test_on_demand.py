@@ -202,6 +202,11 @@ def test_gunicorn_may_run_an_application_of_the_users_own(repo: Repo) -> None:
     assert repo.call("on_demand_steps:warm_up_under_another_gunicorn")
 
 
+def test_a_worker_answers_as_many_requests_at_a_time_as_it_is_told_to(repo: Repo) -> None:
+    before, after = repo.call("on_demand_steps:requests_at_a_time")
+    assert (before, after) == (40, 3)
+
+
 def test_the_server_may_be_started_from_another_folder(repo: Repo, tmp_path: Path) -> None:
     """`feast --chdir` leaves the working folder as it is; the store is found all the same."""
     got = repo.call("on_demand_steps:served_from", folder_of_repo=str(repo.folder), working_folder=str(tmp_path))

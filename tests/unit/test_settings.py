@@ -55,6 +55,8 @@ def test_every_variable_is_read(tmp_path):
             "LLMREC_DISABLE_PLUGINS": "one, two,,",
             "LLMREC_PROGRESS": "0",
             "LLMREC_NICE": "0",
+            "LLMREC_MAX_WAIT_MS": "180",
+            "LLMREC_REQUEST_THREADS": "8",
         }
     )
     assert settings.artifact_folders == (tmp_path / "a", tmp_path / "b")
@@ -64,7 +66,7 @@ def test_every_variable_is_read(tmp_path):
     assert settings.runtime == "openvino"
     assert settings.disabled_plugins == {"one", "two"}
     assert not settings.progress
-    assert settings.nice == 0
+    assert (settings.nice, settings.max_wait_ms, settings.request_threads) == (0, 180, 8)
 
 
 def test_home_moves_artifacts_and_cache(tmp_path):
@@ -117,8 +119,9 @@ def test_a_count_that_is_no_positive_integer_is_refused(name, value):
         ("LLMREC_DEVICE", "gpu", "auto, cpu, cuda or tensorrt"),
         ("LLMREC_DEVICE", "CPU", "auto"),
         ("LLMREC_PROGRESS", "no", "1 or 0"),
-        ("LLMREC_NICE", "20", "a whole number from 0 to 19"),
-        ("LLMREC_NICE", "-5", "a whole number from 0 to 19"),
+        ("LLMREC_NICE", "21", "a whole number from 0 to 20"),
+        ("LLMREC_NICE", "-5", "a whole number from 0 to 20"),
+        ("LLMREC_REQUEST_THREADS", "0", "a positive integer"),
     ],
 )
 def test_an_unknown_choice_is_refused(name, value, expected):

@@ -9,13 +9,17 @@ import pytest
 
 from llmrec_plugin.runtime import precedence
 from llmrec_plugin.runtime.precedence import SWITCH_SECONDS, put_event_loop_first, share_processors, step_back
-from llmrec_plugin.settings import MAX_NICE, load_settings
+from llmrec_plugin.settings import MAX_NICE, ONLY_WHEN_IDLE, load_settings
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="threads have a priority of their own on Linux only")
 
 
 def nice():
     return os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+
+
+def policy():
+    return os.sched_getscheduler(threading.get_native_id())
 
 
 def in_a_thread(*functions):
@@ -28,6 +32,7 @@ def in_a_thread(*functions):
 def a_process_of_its_own(monkeypatch):
     interval = sys.getswitchinterval()
     monkeypatch.setattr(precedence, "_event_loop", None)
+    monkeypatch.setattr(precedence, "_only_when_idle", False)
     yield
     sys.setswitchinterval(interval)
 
@@ -63,18 +68,28 @@ def test_a_thread_that_is_further_back_already_stays_there():
 
 @linux
 def test_no_thread_steps_further_back_than_there_is_room():
-    put_event_loop_first(10 * MAX_NICE)
+    put_event_loop_first(MAX_NICE)
     assert in_a_thread(step_back, nice) == [None, MAX_NICE]
 
 
 @linux
-def test_a_sandbox_that_forbids_it_costs_no_request(monkeypatch):
+def test_threads_can_compute_only_when_nothing_else_wants_to():
+    put_event_loop_first(ONLY_WHEN_IDLE)
+    assert in_a_thread(step_back, policy, step_back, policy, lambda: in_a_thread(policy)) == [
+        None, os.SCHED_IDLE, None, os.SCHED_IDLE, [os.SCHED_IDLE]
+    ]  # fmt: skip
+    assert policy() == in_a_thread(policy)[0] == os.SCHED_OTHER, "the others stay where they are"
+
+
+@linux
+@pytest.mark.parametrize(("steps", "name"), [(3, "setpriority"), (ONLY_WHEN_IDLE, "sched_setscheduler")])
+def test_a_sandbox_that_forbids_it_costs_no_request(monkeypatch, steps, name):
     def forbid(*_):
         raise PermissionError("seccomp")
 
-    put_event_loop_first(3)
-    monkeypatch.setattr(os, "setpriority", forbid)
-    assert in_a_thread(step_back, nice) == [None, nice()]
+    put_event_loop_first(steps)
+    monkeypatch.setattr(os, name, forbid)
+    assert in_a_thread(step_back, nice, policy) == [None, nice(), os.SCHED_OTHER]
 
 
 def test_pythons_lock_is_given_away_sooner_and_never_later():
