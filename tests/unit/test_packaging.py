@@ -122,3 +122,19 @@ def test_the_oldest_versions_that_are_tested_are_those_that_are_allowed():
     least = {match[1].lower(): match[2] for match in re.finditer(r"([\w-]+)>=([\d.]+)", " ".join(lines))}
     pinned = dict(re.findall(r"^([\w-]+)==([\d.]+)$", (ROOT / "constraints-min.txt").read_text().lower(), re.MULTILINE))
     assert {name for name in least if not f"{pinned.get(name)}.0.0".startswith(f"{least[name]}.")} == set()
+
+
+def test_the_pinned_versions_install_on_the_first_python_that_is_promised():
+    """Some projects drop releases such as Debian's 3.11.2, and pip then finds nothing that fits the pins."""
+    specifiers = pytest.importorskip("packaging.specifiers", reason="packaging is not installed")
+    pins = dict(re.findall(r"^([\w.-]+)==(\S+)$", (ROOT / "constraints.txt").read_text(), re.MULTILINE))
+    wanted = {}
+    for name in pins:
+        try:
+            wanted[name] = importlib.metadata.metadata(name)["Requires-Python"]
+        except importlib.metadata.PackageNotFoundError:
+            continue  # of an extra that is not installed
+    assert len(wanted) > 50
+    assert {
+        name: pythons for name, pythons in wanted.items() if "3.11.2" not in specifiers.SpecifierSet(pythons or "")
+    } == {}
