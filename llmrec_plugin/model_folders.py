@@ -27,9 +27,9 @@ _READ = ("config*.json", "*_config.json", "chat_template.json")
 """transformers takes ``config.4.57.0.json``, say, where ``config.json`` names it and the version fits."""
 _ATTENTION = "attn_implementation"
 """In ``_attn_implementation`` and ``_attn_implementation_internal``, too."""
-_BUILT_IN = (None, "eager", "sdpa")
+_BUILT_IN = ("eager", "sdpa")
 """Ways to compute attention that are transformers' own. It may fetch the code of ``flash_attention_2``, too."""
-_PLAIN_NAME = re.compile(r"\w[\w.-]*")
+_PLAIN_NAME = re.compile(r"[^/\\:\0]+")  # of a file, whatever the system
 
 
 def check_model_folder(folder: Path) -> None:
@@ -62,7 +62,7 @@ def _danger(key: str, value: Any) -> str | None:
     """What an entry can make transformers do; None if nothing."""
     if key == "trust_remote_code" and value not in (None, False):
         return "run code that comes with it, which is never done here"
-    if _ATTENTION in key and any(name not in _BUILT_IN for name in _each(value)):
+    if _ATTENTION in key and any(isinstance(name, str) and name not in _BUILT_IN for name in _each(value)):
         return "fetch code and run it, which is never done here"
     if key == "chat_template" and not all(_PLAIN_NAME.fullmatch(name) for name in _names(value)):
         return "write outside of the folder that they are told to write to"
@@ -70,8 +70,10 @@ def _danger(key: str, value: Any) -> str | None:
 
 
 def _each(value: Any) -> list[Any]:
-    """One for all, or one for each model inside the model."""
-    return list(value.values()) if isinstance(value, dict) else [value]
+    """One for all, or one for each model inside the model; ``_attn_implementation_autoset`` is a bool."""
+    if isinstance(value, dict):
+        return list(value.values())
+    return value if isinstance(value, list) else [value]
 
 
 def _names(templates: Any) -> list[str]:

@@ -57,6 +57,8 @@ def test_a_configuration_that_names_code_is_refused(folder, name, hostile):
     [
         {"../up": ""},
         {"default": "", "/tmp/x": ""},
+        {"C:x": ""},
+        {"..\\x": ""},
         {"": ""},
         [{"name": "a/b", "template": ""}],
         [{"template": ""}, "c"],
@@ -75,11 +77,12 @@ def test_a_chat_template_that_is_named_by_a_path_is_refused(folder, name, templa
         {},
         {"_attn_implementation": "eager", "attn_implementation": None},
         {"attn_implementation": {"text_config": "sdpa"}},
+        {"_attn_implementation_autoset": True},  # which some versions of transformers write
         {"trust_remote_code": False},
         {"cache_implementation": "hybrid"},
         {"auto_map": {"AutoModel": "code.Model"}},  # read only where code may be run
         {"chat_template": "{% for message in messages %}../{% endfor %}"},
-        {"chat_template": {"default": "../", "tool_use": ""}},
+        {"chat_template": {"default": "../", "tool use": ""}},
         {"chat_template": [{"name": "default", "template": "../"}]},
     ],
 )
