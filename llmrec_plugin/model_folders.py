@@ -44,7 +44,8 @@ def check_model_folder(folder: Path) -> None:
         SourceError: A configuration turns ``trust_remote_code`` on, names another way to compute attention than
             ``eager`` or ``sdpa``, names a chat template by a path, or is no JSON.
     """
-    for path in sorted({path for pattern in _READ for path in folder.glob(pattern)}):
+    files = {path for pattern in _READ for path in folder.glob(pattern) if path.is_file()}
+    for path in sorted(files):
         try:
             stated = json.loads(path.read_text(encoding="utf-8"))
         except (ValueError, RecursionError) as exc:
