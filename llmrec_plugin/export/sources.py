@@ -63,8 +63,8 @@ def find_folder(source: str, *, adapters: bool = False) -> Path:
         adapters: Whether the folder may hold an adapter instead of a whole model.
 
     Raises:
-        SourceError: There is no such folder, package or hub revision, it holds no safetensors weights, or its
-            configuration names code to be run.
+        SourceError: There is no such folder, package or hub revision, it holds no safetensors weights, or
+            `check_model_folder` refuses it.
         MissingExtraError: A hub source, and huggingface_hub is not installed.
     """
     folder = find_place(source)
@@ -77,7 +77,7 @@ def find_place(source: str) -> Path:
     """The local folder that `source` names, whatever it holds; a hub source is downloaded first.
 
     Raises:
-        SourceError: There is no such folder, package or hub revision, or its configuration names code to be run.
+        SourceError: There is no such folder, package or hub revision, or `check_model_folder` refuses it.
         MissingExtraError: A hub source, and huggingface_hub is not installed.
     """
     kind, _, place = as_source(source).partition(":")

@@ -49,7 +49,7 @@ def load_artifacts(app: Any) -> None:
 
     Threads that compute features step back behind the event loop, see `llmrec_plugin.runtime.precedence`, and where
     ``LLMREC_THREADS`` is not set, an inference takes the worker's share of the processors less one. A worker answers
-    ``LLMREC_REQUEST_THREADS`` requests at a time, where it is set, which its event loop must have started for.
+    ``LLMREC_REQUEST_THREADS`` requests at a time where it is set, and then this must be called in its event loop.
 
     Objects of the start are left out of garbage collection from here on (`gc.freeze`).
 

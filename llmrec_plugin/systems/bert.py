@@ -23,8 +23,8 @@ def base_folder(source: str) -> Path:
     """The folder of ``package:<package>/<folder>`` or of a path.
 
     Raises:
-        SourceError: It is no folder with a BERT, its tokenizer and safetensors weights, or its configuration names
-            code to be run.
+        SourceError: It is no folder with a BERT, its tokenizer and safetensors weights, or
+            `check_model_folder` refuses it.
     """
     folder = Path(source)
     if source.startswith("package:"):

@@ -103,7 +103,7 @@ def train_bi_encoder(
 
     Raises:
         InputError: There are too few pairs for negatives, or `target` is not empty.
-        SourceError: `base` holds no encoder in safetensors, or its configuration names code to be run.
+        SourceError: `base` holds no encoder in safetensors, or `check_model_folder` refuses it.
         MissingExtraError: torch or transformers is not installed.
     """
     _check(pairs, base, target)

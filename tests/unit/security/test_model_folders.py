@@ -232,7 +232,7 @@ def test_transformers_falls_for_such_folders_and_an_export_does_not(tmp_path):
         "HF_HOME": str(tmp_path / "hub"),
         "HF_HUB_OFFLINE": "1",
         "LLMREC_HOME": str(tmp_path / "home"),
-        "PYTHONPATH": os.pathsep.join([str(tmp_path / "packages"), *map(str, Path(__file__).parents[3:4])]),
+        "PYTHONPATH": os.pathsep.join([str(tmp_path / "packages"), str(Path(__file__).parents[3])]),
     }
     done = subprocess.run(
         [sys.executable, "-c", ATTACKS, str(tmp_path), environ["RAN"]],
